@@ -1,0 +1,309 @@
+"""The catalogue's tables. What they mean is said in `records.py`; why they look so is said here.
+
+A change never overwrites: a File that changes gets `removed_in`, and a new row with `added_in` takes its place. The
+numbers are revisions of the file's facility, so any question can be asked as of an earlier revision.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+
+def _now() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _place() -> list[Column[float]]:
+    return [Column("latitude_deg", Double), Column("longitude_deg", Double), Column("altitude_m", Double)]
+
+
+# --- vocabulary -----------------------------------------------------------------------------------------------------
+
+authority = Table(
+    "authority",
+    metadata,
+    Column("id", SmallInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("title", Text),
+    Column("contact", Text),
+    Column("licence", Text),
+    Column("terms", Text),
+)
+
+facility = Table(
+    "facility",
+    metadata,
+    Column("id", SmallInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("title", Text),
+    Column("place", Text),
+    *_place(),
+    Column("url", Text),
+    Column("authority_id", ForeignKey("authority.id")),
+    # Moved by one by every ingest transaction that changed something; see architecture, section 1.
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+)
+
+cluster = Table(
+    "cluster",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("facility_id", ForeignKey("facility.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("title", Text),
+    *_place(),
+    UniqueConstraint("facility_id", "name"),
+)
+
+detector = Table(
+    "detector",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("facility_id", ForeignKey("facility.id"), nullable=False),
+    Column("cluster_id", ForeignKey("cluster.id")),
+    Column("name", Text, nullable=False),
+    Column("title", Text),
+    Column("kind", Text),
+    UniqueConstraint("facility_id", "name"),
+)
+
+channel = Table(
+    "channel",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("facility_id", ForeignKey("facility.id"), nullable=False),
+    Column("detector_id", ForeignKey("detector.id")),
+    Column("name", Text, nullable=False),
+    Column("title", Text),
+    UniqueConstraint("facility_id", "name"),
+)
+
+attribute = Table(
+    "attribute",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("facility_id", ForeignKey("facility.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("unit", Text),
+    Column("meaning", Text),
+    UniqueConstraint("facility_id", "name"),
+)
+
+storage = Table(
+    "storage",
+    metadata,
+    Column("id", SmallInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("root", Text, nullable=False),
+    Column("title", Text),
+    Column("facility_id", ForeignKey("facility.id")),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    CheckConstraint("kind in ('local')", name="kind"),
+)
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+file = Table(
+    "file",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("facility_id", ForeignKey("facility.id"), nullable=False),
+    Column("storage_id", ForeignKey("storage.id"), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary),
+    Column("md5", LargeBinary),
+    Column("modified_at", DateTime(timezone=True)),
+    Column("format", Text),
+    Column("kind", Text),
+    Column("level", Text),
+    Column("cluster_id", ForeignKey("cluster.id")),
+    Column("detector_id", ForeignKey("detector.id")),
+    Column("channel_id", ForeignKey("channel.id")),
+    Column("time_begin", DateTime(timezone=True)),
+    Column("time_end", DateTime(timezone=True)),
+    Column("obs_id", Text),
+    Column("run", BigInteger),
+    Column("ra_deg", Double),
+    Column("dec_deg", Double),
+    Column("position_basis", Text),
+    Column("energy_min_ev", Double),
+    Column("energy_max_ev", Double),
+    Column("energy_basis", Text),
+    Column("object", Text),
+    Column("n_events", BigInteger),
+    Column("is_simulation", Boolean),
+    Column("processing", Text),
+    Column("quality", Text),
+    Column("conditions", Text),
+    Column("licence", Text),
+    Column("attributes", JSONB, nullable=False),
+    Column("provenance", JSONB, nullable=False),
+    Column("warnings", JSONB, nullable=False),
+    Column("description", Text),
+    # Digest of the whole record: tells a changed record from an equal one without comparing forty columns.
+    Column("digest", LargeBinary, nullable=False),
+    # Two halves of a hash of (storage, path, size, sha256); their sums over a set are the set's checksum.
+    Column("fingerprint_high", BigInteger, nullable=False),
+    Column("fingerprint_low", BigInteger, nullable=False),
+    Column("added_in", BigInteger, nullable=False),
+    Column("removed_in", BigInteger),
+    CheckConstraint("size_bytes >= 0", name="size"),
+    CheckConstraint("time_end >= time_begin", name="time"),
+    CheckConstraint("removed_in > added_in", name="life"),
+    # The key of a living file. Its history may repeat it.
+    Index(
+        "file_storage_id_path_key",
+        "storage_id",
+        "path",
+        unique=True,
+        postgresql_where=text("removed_in is null"),
+    ),
+    Index("file_time_begin_id_idx", "time_begin", "id"),
+    Index("file_facility_id_time_begin_id_idx", "facility_id", "time_begin", "id"),
+    Index("file_facility_id_run_idx", "facility_id", "run", postgresql_where=text("run is not null")),
+    Index("file_obs_id_idx", "obs_id", postgresql_where=text("obs_id is not null")),
+    Index("file_object_idx", "object", postgresql_where=text("object is not null")),
+    Index("file_dec_deg_ra_deg_idx", "dec_deg", "ra_deg", postgresql_where=text("dec_deg is not null")),
+    Index("file_sha256_idx", "sha256", postgresql_where=text("sha256 is not null")),
+    Index(
+        "file_attributes_idx",
+        "attributes",
+        postgresql_using="gin",
+        postgresql_ops={"attributes": "jsonb_path_ops"},
+    ),
+)
+
+replica = Table(
+    "replica",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    # By content, not by file: a replica stays one of the same bytes whatever happens to the catalogued file.
+    Column("sha256", LargeBinary, nullable=False, index=True),
+    Column("storage_id", ForeignKey("storage.id"), nullable=False),
+    Column("path", Text, nullable=False),
+    UniqueConstraint("storage_id", "path"),
+)
+
+# --- questions and exports ------------------------------------------------------------------------------------------
+
+query = Table(
+    "query",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("canonical", Text, nullable=False),
+    # MD5 names a question, SHA-256 guards it: two texts with one MD5 can be made on purpose.
+    Column("canonical_sha256", LargeBinary, nullable=False),
+    _now(),
+)
+
+export = Table(
+    "export",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("query_id", ForeignKey("query.id"), nullable=False),
+    # Facility name -> revision: with the question this says for ever which files belong to the export.
+    Column("revisions", JSONB, nullable=False),
+    Column("answer_checksum", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'INITIALIZED'")),
+    Column("files_total", BigInteger, nullable=False),
+    Column("bytes_total", BigInteger, nullable=False),
+    Column("files_done", BigInteger, nullable=False, server_default=text("0")),
+    Column("bytes_done", BigInteger, nullable=False, server_default=text("0")),
+    Column("files_failed", BigInteger, nullable=False, server_default=text("0")),
+    Column("manifest_sha256", Text),
+    Column("error", Text),
+    _now(),
+    Column("started_at", DateTime(timezone=True)),
+    Column("completed_at", DateTime(timezone=True)),
+    Column("last_used_at", DateTime(timezone=True)),
+    UniqueConstraint("query_id", "answer_checksum"),
+)
+
+export_transition = Table(
+    "export_transition",
+    metadata,
+    # The life cycle as data; a trigger refuses every change of `export.state` that is not a row here.
+    Column("from_state", Text, primary_key=True),
+    Column("to_state", Text, primary_key=True),
+)
+
+export_file = Table(
+    "export_file",
+    metadata,
+    # One row per file that staging has dealt with; a file without a row is still to do.
+    Column("export_id", ForeignKey("export.id", ondelete="CASCADE"), primary_key=True),
+    Column("file_id", ForeignKey("file.id"), primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", LargeBinary),
+    # Why the file is missing from the export; null when it is there.
+    Column("reason", Text),
+)
+
+stored_object = Table(
+    "stored_object",
+    metadata,
+    # One verified content in the buffer's object store, however many exports hold it.
+    Column("sha256", LargeBinary, primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("crc32", BigInteger, nullable=False),
+    Column("md5", LargeBinary, nullable=False),
+    Column("stored_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# --- tokens and changes ---------------------------------------------------------------------------------------------
+
+token = Table(
+    "token",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_sha256", LargeBinary, nullable=False),
+    Column("role", Text, nullable=False),
+    # What a publisher may write for; an admin's token has none and may write everything.
+    Column("facilities", ARRAY(Text), nullable=False),
+    Column("note", Text),
+    _now(),
+    Column("revoked_at", DateTime(timezone=True)),
+    CheckConstraint("role in ('publisher', 'admin')", name="role"),
+)
+
+change = Table(
+    "change",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSONB, nullable=False),
+)
