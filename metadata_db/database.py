@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -37,10 +38,16 @@ class Database:
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """Give a read-only connection on which every statement sees the same state of the catalogue."""
         async with _translated(), self._engine.connect() as connection:
-            await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            connection = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with connection.begin():
                 await connection.execute(text(f"set local statement_timeout = {self._statement_timeout_ms}"))
                 yield connection
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection without a transaction, for work that makes several of its own."""
+        async with _translated(), self._engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     async def ping(self) -> None:
         """Return when the database answers.
@@ -63,7 +70,7 @@ async def _translated() -> AsyncIterator[None]:
     """Turn the driver's "cannot now" into `UnavailableError`; everything else is a defect and passes through."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+    except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as error:
         raise UnavailableError("the catalogue's database does not answer, try again in a moment") from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -1,0 +1,216 @@
+"""The ingest API: how extractors and data managers write the catalogue. REST, described by OpenAPI."""
+
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import zstandard
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from metadata_db.errors import BadInputError
+from metadata_db.ingest import Ingest, IngestReport
+from metadata_db.openapi import openapi_document
+from metadata_db.records import Authority, Facility, Storage
+from metadata_db.tokens import Grant, TokenStore
+from metadata_db.vocabulary import VocabularyStore
+
+MAX_DOCUMENT_BYTES = 1_000_000
+"""Longest vocabulary document."""
+
+MAX_CHUNK_BYTES = 1 << 20
+"""Most bytes unpacked at a time: a small packed body may unpack to any size, but never in one piece."""
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestApi:
+    """The routes of the ingest API and what they need."""
+
+    ingest: Ingest
+    vocabulary: VocabularyStore
+    tokens: TokenStore
+    on_change: Callable[[Mapping[str, int]], None]
+    """Told the new revisions of facilities before the publisher is."""
+
+    def routes(self) -> Sequence[Route]:
+        """Return the routes, to be mounted at the root."""
+        return [
+            Route("/api/v1/files", self.post_files, methods=["POST"]),
+            Route("/api/v1/facilities", self.get_facilities),
+            Route("/api/v1/facilities/{name}", self.get_facility),
+            Route("/api/v1/facilities/{name}", self.put_facility, methods=["PUT"]),
+            Route("/api/v1/authorities", self.get_authorities),
+            Route("/api/v1/authorities/{name}", self.put_authority, methods=["PUT"]),
+            Route("/api/v1/storages", self.get_storages),
+            Route("/api/v1/storages/{name}", self.put_storage, methods=["PUT"]),
+            Route("/api/v1/openapi.json", self.get_openapi),
+        ]
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    async def post_files(self, request: Request) -> Response:
+        """Catalogue a stream of NDJSON."""
+        grant = await self._grant(request)
+        chunks = _unpack(_stream(request), request.headers.get("content-encoding", "identity"))
+        report: IngestReport = await self.ingest.load(chunks, allowed=grant.writable, on_change=self.on_change)
+        return _json(report)
+
+    # --- vocabulary ----------------------------------------------------------------------------------------------
+
+    async def put_facility(self, request: Request) -> Response:
+        """Register or mend a facility with its clusters, detectors, channels and attributes."""
+
+        def permit(grant: Grant, record: Facility) -> None:
+            grant.require_facility(record.name)
+
+        return await self._put(request, Facility, permit, self.vocabulary.put_facility)
+
+    async def put_authority(self, request: Request) -> Response:
+        """Register or mend a data authority."""
+
+        def permit(grant: Grant, _record: Authority) -> None:
+            grant.require_admin("registering a data authority")
+
+        return await self._put(request, Authority, permit, self.vocabulary.put_authority)
+
+    async def put_storage(self, request: Request) -> Response:
+        """Register or mend a storage."""
+
+        def permit(grant: Grant, record: Storage) -> None:
+            grant.require_admin("registering a storage")
+            if not record.root.startswith("/"):
+                raise BadInputError("root", record.root, "an absolute path on the hosts of the workers")
+
+        return await self._put(request, Storage, permit, self.vocabulary.put_storage)
+
+    async def get_facilities(self, _request: Request) -> Response:
+        """List the facilities."""
+        return _json((await self.vocabulary.get()).facilities)
+
+    async def get_facility(self, request: Request) -> Response:
+        """Show one facility."""
+        return _json(await self.vocabulary.get_facility(request.path_params["name"]))
+
+    async def get_authorities(self, _request: Request) -> Response:
+        """List the data authorities."""
+        return _json((await self.vocabulary.get()).authorities)
+
+    async def get_storages(self, request: Request) -> Response:
+        """List the storages; where they are mounted is for admins."""
+        (await self._grant(request)).require_admin("listing the roots of storages")
+        return _json(list((await self.vocabulary.get()).storages.values()))
+
+    async def get_openapi(self, _request: Request) -> Response:
+        """Describe this API."""
+        return _json(openapi_document())
+
+    async def _grant(self, request: Request) -> Grant:
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        return await self.tokens.check(text.strip() if scheme.lower() == "bearer" else None)
+
+    async def _put(
+        self,
+        request: Request,
+        kind: type[R],
+        permit: Callable[[Grant, R], None],
+        put: Callable[[R], Awaitable[None]],
+    ) -> Response:
+        grant = await self._grant(request)
+        record = await _read_document(request, kind)
+        name = getattr(record, "name", None)
+        if name != request.path_params["name"]:
+            raise BadInputError("name", name, f"the name in the address, {request.path_params['name']}")
+        permit(grant, record)
+        await put(record)
+        return _json(record)
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+async def _read_document(request: Request, kind: type[R]) -> R:
+    body = b""
+    async for chunk in _stream(request):
+        body += chunk
+        if len(body) > MAX_DOCUMENT_BYTES:
+            raise BadInputError("body", f"more than {MAX_DOCUMENT_BYTES} bytes", "a shorter document")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `$.")
+        raise BadInputError(at.rstrip("`") or "body", "another value", message) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInputError("body", f"malformed JSON ({error})", "one JSON object") from error
+
+
+async def _stream(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise BadInputError("body", "a broken connection", "the whole body") from error
+
+
+async def _unpack(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """Yield the bytes of a body as they are after `encoding`, piece by piece.
+
+    Raises
+    ------
+    BadInputError
+        The encoding is not known, or the body is broken or ends early.
+    """
+    if encoding == "identity":
+        async for chunk in chunks:
+            yield chunk
+    elif encoding == "gzip":
+        async for piece in _gunzip(chunks):
+            yield piece
+    elif encoding == "zstd":
+        async for piece in _unzstd(chunks):
+            yield piece
+    else:
+        raise BadInputError("Content-Encoding", encoding, "gzip, zstd or none")
+
+
+async def _gunzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        async for chunk in chunks:
+            rest = chunk
+            while rest:
+                if unpacker.eof:  # gzip files may be joined
+                    unpacker = zlib.decompressobj(wbits=31)
+                yield unpacker.decompress(rest, MAX_CHUNK_BYTES)
+                rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+    except zlib.error as error:
+        raise BadInputError("body", f"broken gzip ({error})", "a gzip body") from error
+    if not unpacker.eof:
+        raise BadInputError("body", "a gzip body that ends early", "a whole one")
+
+
+async def _unzstd(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    # The window bounds memory: 8 MiB is what every zstd level up to 19 needs.
+    context = zstandard.ZstdDecompressor(max_window_size=1 << 23)
+    unpacker = context.decompressobj()
+    begun = False
+    try:
+        async for chunk in chunks:
+            # Slices bound how much one call can unpack: zstd expands by at most some thousand times.
+            for at in range(0, len(chunk), 1024):
+                rest = chunk[at : at + 1024]
+                while rest:
+                    if unpacker.eof:
+                        unpacker = context.decompressobj()
+                    begun = True
+                    yield unpacker.decompress(rest)
+                    rest = unpacker.unused_data if unpacker.eof else b""
+    except zstandard.ZstdError as error:
+        raise BadInputError("body", f"broken zstd ({error})", "a zstd body") from error
+    if begun and not unpacker.eof:
+        raise BadInputError("body", "a zstd body that ends early", "a whole one")
