@@ -3,7 +3,8 @@
 AggregatorError
 ├── TooLargeError          more files or bytes than may be prepared
 ├── BufferFullError        no room in the local file buffer
-└── StagingError           a file could not be staged: path and reason
+├── StagingError           a file could not be staged: path and reason
+└── EmbeddedServerError    (aggregator.child) the embedded Postgres or Redis is missing or cannot run
 CatalogueError             (metadata_db.errors) bad input, not found, permission, collision, unavailable
 
 `HTTP_STATUS` is the one table from our errors to HTTP; the GraphQL `extensions.code` is the error's own `code`.

@@ -35,9 +35,6 @@ class _CapabilitySet(ctypes.Structure):
     )
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
 def become_user(uid: int, gid: int, capability: int) -> None:
     """Change to an ordinary user for good, keeping one capability across the coming exec.
 
@@ -55,7 +52,7 @@ def become_user(uid: int, gid: int, capability: int) -> None:
     header = _CapabilityHeader(version=_CAPABILITY_VERSION_3, pid=0)
     bit = 1 << capability
     sets = (_CapabilitySet * 2)(_CapabilitySet(effective=bit, permitted=bit, inheritable=bit))
-    _check("set capabilities", _libc.capset(ctypes.byref(header), ctypes.byref(sets)))
+    _check("set capabilities", _libc().capset(ctypes.byref(header), ctypes.byref(sets)))
     _prctl("keep a capability across exec", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
     _prctl("renounce new privileges", _PR_SET_NO_NEW_PRIVS, 1)
 
@@ -84,7 +81,11 @@ def main(arguments: list[str]) -> None:
 
 def _prctl(what: str, option: int, *arguments: int) -> None:
     padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
-    _check(what, _libc.prctl(option, *padded))
+    _check(what, _libc().prctl(option, *padded))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _check(what: str, result: int) -> None:

@@ -206,8 +206,9 @@ class Catalogue:
         self, asked: SearchQuery, revisions: Revisions, field: FacetField, *, limit: int
     ) -> list[FacetValue]:
         """Count the files per value of `field`; the question's own choice in that field is left out."""
-        async with self._lookup(asked, revisions) as (connection, conditions, life, vocabulary):
-            wanted = where(conditions, life, without=field.value)
+        without = field.value
+        async with self._lookup(asked, revisions, without=without) as (connection, conditions, life, vocabulary):
+            wanted = where(conditions, life, without=without)
             rows = (await connection.execute(facet_statement(field, wanted).limit(limit))).all()
         if field.value not in NAMED:
             return [FacetValue(value=row.value, count=row.count, bytes=int(row.bytes)) for row in rows]
@@ -221,13 +222,15 @@ class Catalogue:
 
     @asynccontextmanager
     async def _lookup(
-        self, asked: SearchQuery, revisions: Revisions
+        self, asked: SearchQuery, revisions: Revisions, *, without: str | None = None
     ) -> AsyncIterator[tuple[AsyncConnection, Conditions, Condition, Vocabulary]]:
         async with self._database.snapshot() as connection:
-            now = await _read_revisions(connection, asked.facility)
+            now = await _read_revisions(connection, ())
+            touched = now.keys() if without == "facility" or not asked.facility else set(asked.facility)
             vocabulary = await self.vocabulary.as_new_as(now, connection)
             # The usual case by far: the answer is about now, and the index on living files serves it.
-            life = living() if now == revisions else as_of(revisions, vocabulary)
+            present = {name: now[name] for name in touched if name in now} == revisions
+            life = living() if present else as_of(revisions, vocabulary)
             yield connection, build_conditions(asked, vocabulary), life, vocabulary
 
     # --- members of an export ------------------------------------------------------------------------------------
@@ -257,7 +260,7 @@ async def _read_revisions(connection: AsyncConnection, names: Sequence[str]) -> 
     statement = select(facility.c.name, facility.c.revision)
     if names:
         statement = statement.where(facility.c.name.in_(names))
-    return dict((await connection.execute(statement)).tuples().all())
+    return dict((await connection.execute(statement)).all())
 
 
 def _found_file(row: RowMapping, order: Order, vocabulary: Vocabulary) -> FoundFile:
@@ -300,6 +303,6 @@ async def _read_other_places(
     if digests:
         replicas = select(replica.c.sha256, replica.c.storage_id, replica.c.path).where(replica.c.sha256.in_(digests))
         twins = select(file.c.sha256, file.c.storage_id, file.c.path).where(file.c.sha256.in_(digests), living())
-        for digest, storage_id, path in (await connection.execute(replicas.union(twins))).tuples():
+        for digest, storage_id, path in (await connection.execute(replicas.union(twins))):
             found.setdefault(digest, []).append(_place(vocabulary, storage_id, path))
     return {digest: sorted(places, key=lambda place: (place.storage, place.path)) for digest, places in found.items()}

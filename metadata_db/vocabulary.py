@@ -279,13 +279,13 @@ async def _put_parts(
             values[f"{parent}_id"] = None if name is None else known[parent][name]
         await _upsert(connection, table, values, key=("facility_id", "name"))
     rows = await connection.execute(select(table.c.name, table.c.id).where(table.c.facility_id == facility_id))
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 async def _put_attributes(connection: AsyncConnection, facility_id: int, records: Sequence[Attribute]) -> None:
     table = tables.attribute
     rows = await connection.execute(select(table.c.name, table.c.type).where(table.c.facility_id == facility_id))
-    types = dict(rows.tuples().all())
+    types = dict(rows.all())
     for at, record in enumerate(records):
         if types.get(record.name, record.type) != record.type:
             raise BadInputError(

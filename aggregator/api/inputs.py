@@ -1,0 +1,208 @@
+"""Inputs of the schema, and how they become a `SearchQuery`.
+
+Types say what GraphQL can check; what it cannot, the parsers of `metadata_db.query` check, and name the field, the
+value and what was expected.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import strawberry
+
+from aggregator.api.scalars import AttributeValue, BigInt, Time
+from metadata_db.errors import BadInputError
+from metadata_db.query import (
+    AttributeFilter,
+    EnergyUnit,
+    Interval,
+    SearchQuery,
+    parse_attributes,
+    parse_cone,
+    parse_energy,
+    parse_globs,
+    parse_interval,
+    parse_month,
+    parse_night,
+    parse_runs,
+    parse_season,
+    parse_week,
+    parse_words,
+)
+from metadata_db.search import FacetField, Order, OrderField
+
+# Strawberry marks the classes themselves; the annotations below use them as they are.
+strawberry.enum(EnergyUnit, name="EnergyUnit", description="Unit of an energy in a question.")
+strawberry.enum(FacetField, name="FacetField", description="What files can be counted by.")
+strawberry.enum(OrderField, name="FileOrderField", description="What files can be ordered by.")
+
+
+def _field(description: str, default: Any = None) -> Any:
+    return strawberry.field(default=default, description=description)
+
+
+@strawberry.input(description="An interval of time, or one preset. Files match that share a moment with it.")
+class TimeFilter:
+    """Interval or preset."""
+
+    begin: Time | None = _field("From this moment on, included.")
+    end: Time | None = _field("Up to this moment, excluded.")
+    season: str | None = _field("Season of observation, September to May: `2019/20`.")
+    month: str | None = _field("Calendar month in UTC: `2019-11`.")
+    week: str | None = _field("ISO week in UTC: `2019-W45`.")
+    night: str | None = _field("Night from noon to noon UTC, by the date of its evening: `2019-11-02`.")
+
+
+@strawberry.input(description="Run numbers from `first` to `last`, both included.")
+class RunRangeInput:
+    """Range of runs."""
+
+    first: BigInt = strawberry.field(description="First run.")
+    last: BigInt | None = _field("Last run; the first when left out.")
+
+
+@strawberry.input(description="A range of energy. Files match whose own range overlaps it.")
+class EnergyFilter:
+    """Range of energy."""
+
+    min: float | None = _field("Least energy, in `unit`.")
+    max: float | None = _field("Largest energy, in `unit`.")
+    unit: EnergyUnit = strawberry.field(description="Unit of both.")
+
+
+@strawberry.input(description="A circle on the sky, ICRS. Files match whose position lies in it.")
+class ConeFilter:
+    """Circle on the sky."""
+
+    ra_deg: float = strawberry.field(description="Right ascension of the centre, degrees.")
+    dec_deg: float = strawberry.field(description="Declination of the centre, degrees.")
+    radius_deg: float = strawberry.field(description="Radius, degrees.")
+
+
+@strawberry.input(
+    description="A condition on an attribute that a facility declared: `equals`, `in`, or `min` and `max`."
+)
+class AttributeFilterInput:
+    """Condition on an attribute."""
+
+    name: str = strawberry.field(description="Name of the attribute, see `attributes`.")
+    equals: AttributeValue | None = _field("The one value wanted.")
+    in_: list[AttributeValue] | None = strawberry.field(name="in", default=None, description="The values wanted.")
+    min: float | None = _field("Least value, included; numbers only.")
+    max: float | None = _field("Largest value, included; numbers only.")
+
+
+@strawberry.input(
+    description="A question. Values of one filter are alternatives; all filters that are set must hold. "
+    "A file whose value is not known never matches a filter on it."
+)
+class SearchFilter:
+    """All filters."""
+
+    facility: list[str] | None = _field("Names of facilities, see `facilities`.")
+    cluster: list[str] | None = _field("Names of clusters, stations or groups of detectors, see `clusters`.")
+    detector: list[str] | None = _field("Names of detectors, see `detectors`.")
+    channel: list[str] | None = _field("Names of data channels, see `dataChannels`.")
+    storage: list[str] | None = _field("Names of storages, see `storages`.")
+    level: list[str] | None = _field("Data levels, in the facilities' words.")
+    kind: list[str] | None = _field("Kinds of content: `events`, `irf`, `strain` …")
+    format: list[str] | None = _field("Formats of the stored bytes: `fits`, `fits+gzip`, `hdf5` …")
+    obs_id: list[str] | None = _field("Observation ids, verbatim.")
+    object: list[str] | None = _field("Names of observed objects, verbatim.")
+    processing: list[str] | None = _field("Names of processings.")
+    quality: list[str] | None = _field("Qualities, in the facilities' words.")
+    conditions: list[str] | None = _field("Observing conditions, such as the weather, in the facilities' words.")
+    is_simulation: bool | None = _field("Simulations only, or measurements only.")
+    time: TimeFilter | None = _field("Interval of time, UTC.")
+    run: list[RunRangeInput] | None = _field("Ranges of run numbers.")
+    energy: EnergyFilter | None = _field("Range of energy.")
+    cone: ConeFilter | None = _field("Circle on the sky.")
+    attributes: list[AttributeFilterInput] | None = _field("Conditions on declared attributes; all must hold.")
+    path: list[str] | None = _field(
+        "Patterns of the path below the storage's root: `*` and `?` stay within a folder, `**` crosses folders."
+    )
+
+
+@strawberry.input(description="Order of the files; files without the value come last in ascending order.")
+class FileOrder:
+    """Order."""
+
+    field: OrderField = _field("What to order by.", default=OrderField.TIME_BEGIN)
+    descending: bool = _field("Largest first.", default=False)
+
+
+_WORDS = ("facility", "cluster", "detector", "channel", "storage", "level", "kind", "format", "object", "processing",
+          "quality", "conditions")  # fmt: skip
+
+
+def to_query(given: SearchFilter) -> SearchQuery:
+    """Return the question that a filter asks.
+
+    Raises
+    ------
+    BadInputError
+        A filter is empty, contradicts itself or cannot be read.
+    """
+    values: dict[str, Any] = {name: _set(f"filter.{name}", getattr(given, name), parse_words) for name in _WORDS}
+    return SearchQuery(
+        **values,
+        obs_id=_set("filter.obsId", given.obs_id, parse_words),
+        path=_set("filter.path", given.path, parse_globs),
+        is_simulation=given.is_simulation,
+        time=None if given.time is None else _to_interval(given.time),
+        run=_set("filter.run", given.run, _to_runs),
+        energy=None if given.energy is None else _to_energy(given.energy),
+        cone=None if given.cone is None else _to_cone(given.cone),
+        attributes=_set("filter.attributes", given.attributes, _to_attributes),
+    )
+
+
+def to_order(given: FileOrder | None) -> Order:
+    """Return the order that was asked for, by default the begin of the files' time."""
+    return Order() if given is None else Order(field=given.field, descending=given.descending)
+
+
+def _set(
+    name: str, values: list[Any] | None, parse: Callable[[str, Iterable[Any]], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    if values is None:
+        return ()
+    if not values:
+        raise BadInputError(name, [], "at least one value, or no such filter")
+    return parse(name, values)
+
+
+_PRESETS = {"season": parse_season, "month": parse_month, "week": parse_week, "night": parse_night}
+
+
+def _to_interval(given: TimeFilter) -> Interval:
+    presets = [name for name in _PRESETS if getattr(given, name) is not None]
+    bounded = given.begin is not None or given.end is not None
+    if len(presets) + bounded != 1:
+        chosen = [*presets, *(["begin/end"] if bounded else [])]
+        raise BadInputError("filter.time", chosen, "begin, end or both, or exactly one preset")
+    if presets:
+        return _PRESETS[presets[0]](f"filter.time.{presets[0]}", getattr(given, presets[0]))
+    return parse_interval("filter.time", begin=given.begin, end=given.end)
+
+
+def _to_runs(name: str, given: Iterable[RunRangeInput]) -> tuple[Any, ...]:
+    return parse_runs(name, ((item.first, item.first if item.last is None else item.last) for item in given))
+
+
+def _to_energy(given: EnergyFilter) -> Any:
+    return parse_energy("filter.energy", minimum=given.min, maximum=given.max, unit=given.unit)
+
+
+def _to_cone(given: ConeFilter) -> Any:
+    return parse_cone("filter.cone", ra_deg=given.ra_deg, dec_deg=given.dec_deg, radius_deg=given.radius_deg)
+
+
+def _to_attributes(name: str, given: Iterable[AttributeFilterInput]) -> tuple[AttributeFilter, ...]:
+    return parse_attributes(name, (_to_attribute(f"{name}[{at}]", item) for at, item in enumerate(given)))
+
+
+def _to_attribute(name: str, given: AttributeFilterInput) -> AttributeFilter:
+    if given.equals is not None and given.in_ is not None:
+        raise BadInputError(name, given.name, "equals or in, not both")
+    values: Any = [given.equals] if given.equals is not None else given.in_ or []
+    return AttributeFilter(name=given.name, values=tuple(values), minimum=given.min, maximum=given.max)

@@ -1,0 +1,136 @@
+"""The root fields: unpack, call, pack."""
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+import strawberry
+
+from aggregator.api.context import Info
+from aggregator.api.inputs import SearchFilter, to_query
+from aggregator.api.types import (
+    Attribute,
+    Cluster,
+    DataAuthority,
+    DataChannel,
+    Detector,
+    ExportType,
+    Facility,
+    SearchResult,
+    Storage,
+    attributes_of,
+    channels_of,
+    clusters_of,
+    detectors_of,
+)
+from aggregator.controller import Prepare
+from metadata_db import records
+from metadata_db.errors import NotFoundError
+
+strawberry.enum(Prepare, name="Prepare", description="Whether a search starts the full response.")
+
+T = TypeVar("T")
+
+Facilities = Annotated[list[str] | None, strawberry.argument(description="Names of facilities; all when left out.")]
+
+
+async def _parts(info: Info, wanted: list[str] | None, parts: Callable[[records.Facility], list[T]]) -> list[T]:
+    known = await info.context.vocabulary.get()
+    if wanted is not None:
+        known.require("facility", "facility", wanted)
+    return [part for item in known.facilities if wanted is None or item.name in wanted for part in parts(item)]
+
+
+@strawberry.type(description="Questions.")
+class Query:
+    """Root of questions."""
+
+    @strawberry.field(description="Experiments and observatories, by name.")
+    async def facilities(self, info: Info) -> list[Facility]:
+        """Return all facilities."""
+        known = await info.context.vocabulary.get()
+        return [Facility.of(record, known) for record in known.facilities]
+
+    @strawberry.field(description="Stations or groups of detectors.")
+    async def clusters(self, info: Info, facility: Facilities = None) -> list[Cluster]:
+        """Return the clusters of some facilities."""
+        return await _parts(info, facility, clusters_of)
+
+    @strawberry.field(description="Instruments.")
+    async def detectors(self, info: Info, facility: Facilities = None) -> list[Detector]:
+        """Return the detectors of some facilities."""
+        return await _parts(info, facility, detectors_of)
+
+    @strawberry.field(description="Streams of files.")
+    async def data_channels(self, info: Info, facility: Facilities = None) -> list[DataChannel]:
+        """Return the data channels of some facilities."""
+        return await _parts(info, facility, channels_of)
+
+    @strawberry.field(description="Values that facilities declare beyond the common ones.")
+    async def attributes(self, info: Info, facility: Facilities = None) -> list[Attribute]:
+        """Return the declared attributes of some facilities."""
+        return await _parts(info, facility, attributes_of)
+
+    @strawberry.field(description="Who decides about the data.")
+    async def data_authorities(self, info: Info) -> list[DataAuthority]:
+        """Return all data authorities."""
+        return [DataAuthority.of(record) for record in (await info.context.vocabulary.get()).authorities]
+
+    @strawberry.field(description="Places where files are kept.")
+    async def storages(self, info: Info) -> list[Storage]:
+        """Return all storages."""
+        known = await info.context.vocabulary.get()
+        return [Storage.of(record) for record in known.storages.values()]
+
+    @strawberry.field(description="Ask a question.")
+    async def search(
+        self,
+        info: Info,
+        filter: Annotated[SearchFilter, strawberry.argument(description="What to look for.")],
+        prepare: Annotated[
+            Prepare, strawberry.argument(description="Whether to start the full response.")
+        ] = Prepare.AUTO,
+    ) -> SearchResult:
+        """Answer a question."""
+        return SearchResult(response=await info.context.controller.search(to_query(filter), prepare=prepare))
+
+    @strawberry.field(description="Ask a question again, by its id; null when no question has it.")
+    async def query(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Id of the question.")]
+    ) -> SearchResult | None:
+        """Reopen a question."""
+        try:
+            return SearchResult(response=await info.context.controller.reopen(id))
+        except NotFoundError:
+            return None
+
+    @strawberry.field(description="One export; null when there is none with this id.")
+    async def export(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Id of the export.")]
+    ) -> ExportType | None:
+        """Return one export."""
+        found = await info.context.ledger.find(id)
+        return None if found is None else ExportType.of(found)
+
+
+@strawberry.type(description="Requests for work.")
+class Mutation:
+    """Root of requests for work."""
+
+    @strawberry.mutation(description="Start the full response of a question, or find the one there is.")
+    async def prepare(
+        self,
+        info: Info,
+        query_id: Annotated[strawberry.ID, strawberry.argument(description="Id of the question.")],
+    ) -> ExportType:
+        """Prepare the export of a question as it is now."""
+        response = await info.context.controller.reopen(query_id)
+        return ExportType.of(await info.context.controller.prepare(response))
+
+    @strawberry.mutation(description="Stop an export that is not complete yet.")
+    async def cancel(
+        self,
+        info: Info,
+        export_id: Annotated[strawberry.ID, strawberry.argument(description="Id of the export.")],
+    ) -> ExportType:
+        """Cancel an export."""
+        return ExportType.of(await info.context.ledger.cancel(export_id))

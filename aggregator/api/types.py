@@ -1,0 +1,467 @@
+"""Output types of the schema. Fields carry their description and unit once, here."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+import strawberry
+
+from aggregator.api.context import Info
+from aggregator.api.inputs import FileOrder, to_order
+from aggregator.api.scalars import BigInt, JsonObject
+from aggregator.controller import QuickResponse
+from aggregator.staging.ledger import Export, ExportState
+from metadata_db import records
+from metadata_db.catalogue import FoundFile
+from metadata_db.errors import BadInputError
+from metadata_db.search import FacetField
+from metadata_db.vocabulary import Vocabulary
+
+MAX_PAGE = 1000
+"""Most files of one page."""
+
+strawberry.enum(ExportState, name="ExportState", description="Where an export is in its life.")
+
+
+def _field(description: str, name: str | None = None) -> Any:
+    return strawberry.field(description=description, name=name)
+
+
+# --- vocabulary -------------------------------------------------------------------------------------------------------
+
+
+@strawberry.type(description="Who decides about access to a facility's data, their licence and terms.")
+class DataAuthority:
+    """Data authority."""
+
+    name: str = _field("Key.")
+    title: str | None = _field("Full name.")
+    contact: str | None = _field("Whom to ask.")
+    licence: str | None = _field("Licence of the data, unless a file says otherwise.")
+    terms: str | None = _field("Terms of use: address or text.")
+
+    @classmethod
+    def of(cls, record: records.Authority) -> Self:
+        """Return the type of a record."""
+        return cls(
+            name=record.name, title=record.title, contact=record.contact, licence=record.licence, terms=record.terms
+        )
+
+
+@strawberry.type(description="A station or group of detectors of a facility.")
+class Cluster:
+    """Cluster."""
+
+    facility: str = _field("Name of the facility.")
+    name: str = _field("Key within the facility.")
+    title: str | None = _field("Full name.")
+    latitude_deg: float | None = _field("Latitude, degrees north.")
+    longitude_deg: float | None = _field("Longitude, degrees east.")
+    altitude_m: float | None = _field("Height above sea level, metres.")
+
+
+@strawberry.type(description="One instrument of a facility, such as a telescope.")
+class Detector:
+    """Detector."""
+
+    facility: str = _field("Name of the facility.")
+    cluster: str | None = _field("Name of its cluster.")
+    name: str = _field("Key within the facility.")
+    title: str | None = _field("Full name.")
+    kind: str | None = _field("Type of instrument.")
+
+
+@strawberry.type(description="A stream of files that a detector or facility writes.")
+class DataChannel:
+    """Data channel."""
+
+    facility: str = _field("Name of the facility.")
+    detector: str | None = _field("Name of its detector.")
+    name: str = _field("Key within the facility.")
+    title: str | None = _field("Full name.")
+
+
+@strawberry.type(description="A value that a facility declares beyond the common ones.")
+class Attribute:
+    """Declared attribute."""
+
+    facility: str = _field("Name of the facility.")
+    name: str = _field("Key within the facility.")
+    type: str = _field("boolean, integer, number, text, time or list.")
+    unit: str | None = _field("Unit of its numbers.")
+    meaning: str | None = _field("What it says.")
+
+
+@strawberry.type(description="A read-only place where files are kept.")
+class Storage:
+    """Storage, without where it is mounted."""
+
+    name: str = _field("Key.")
+    title: str | None = _field("Full name.")
+    kind: str = _field("How it is reached.")
+    facility: str | None = _field("The only facility whose files are there; null when several share it.")
+    enabled: bool = _field("Whether files are taken from it at present.")
+
+    @classmethod
+    def of(cls, record: records.Storage) -> Self:
+        """Return the type of a record."""
+        return cls(
+            name=record.name, title=record.title, kind=record.kind, facility=record.facility, enabled=record.enabled
+        )
+
+
+def clusters_of(facility: records.Facility) -> list[Cluster]:
+    """Return the clusters of a facility."""
+    return [
+        Cluster(
+            facility=facility.name,
+            name=part.name,
+            title=part.title,
+            latitude_deg=part.latitude_deg,
+            longitude_deg=part.longitude_deg,
+            altitude_m=part.altitude_m,
+        )
+        for part in facility.clusters
+    ]
+
+
+def detectors_of(facility: records.Facility) -> list[Detector]:
+    """Return the detectors of a facility."""
+    return [
+        Detector(facility=facility.name, cluster=part.cluster, name=part.name, title=part.title, kind=part.kind)
+        for part in facility.detectors
+    ]
+
+
+def channels_of(facility: records.Facility) -> list[DataChannel]:
+    """Return the data channels of a facility."""
+    return [
+        DataChannel(facility=facility.name, detector=part.detector, name=part.name, title=part.title)
+        for part in facility.channels
+    ]
+
+
+def attributes_of(facility: records.Facility) -> list[Attribute]:
+    """Return the attributes that a facility declares."""
+    return [
+        Attribute(facility=facility.name, name=part.name, type=part.type, unit=part.unit, meaning=part.meaning)
+        for part in facility.attributes
+    ]
+
+
+@strawberry.type(description="An experiment or observatory.")
+class Facility:
+    """Facility."""
+
+    name: str = _field("Key.")
+    title: str | None = _field("Full name.")
+    place: str | None = _field("Where it is.")
+    latitude_deg: float | None = _field("Latitude, degrees north.")
+    longitude_deg: float | None = _field("Longitude, degrees east.")
+    altitude_m: float | None = _field("Height above sea level, metres.")
+    url: str | None = _field("Its home page.")
+    authority: DataAuthority | None = _field("Who decides about its data.")
+    clusters: list[Cluster] = _field("Its stations or groups of detectors.")
+    detectors: list[Detector] = _field("Its instruments.")
+    data_channels: list[DataChannel] = _field("Streams of files it writes.")
+    attributes: list[Attribute] = _field("Values it declares beyond the common ones.")
+    revision: BigInt = _field("Number of the last change of its files.")
+
+    @classmethod
+    def of(cls, record: records.Facility, vocabulary: Vocabulary) -> Self:
+        """Return the type of a record."""
+        authority = next((item for item in vocabulary.authorities if item.name == record.authority), None)
+        return cls(
+            name=record.name,
+            title=record.title,
+            place=record.place,
+            latitude_deg=record.latitude_deg,
+            longitude_deg=record.longitude_deg,
+            altitude_m=record.altitude_m,
+            url=record.url,
+            authority=None if authority is None else DataAuthority.of(authority),
+            clusters=clusters_of(record),
+            detectors=detectors_of(record),
+            data_channels=channels_of(record),
+            attributes=attributes_of(record),
+            revision=BigInt(vocabulary.revisions[record.name]),
+        )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@strawberry.type(description="One catalogued file. What is not known is null; null is never zero.")
+class File:
+    """File."""
+
+    id: strawberry.ID = _field("Number of this version of the file in the catalogue.")
+    facility: str = _field("Who measured.")
+    storage: str = _field("Where it is kept.")
+    path: str = _field("Path below the storage's root.")
+    size_bytes: BigInt = _field("Size, bytes.")
+    sha256: str | None = _field("SHA-256 of the stored bytes, hexadecimal.")
+    md5: str | None = _field("MD5 of the stored bytes, hexadecimal.")
+    modified_at: datetime | None = _field("When the storage says it was last written, UTC.")
+    format: str | None = _field("Format of the stored bytes.")
+    kind: str | None = _field("What it holds.")
+    level: str | None = _field("Data level, in the facility's words.")
+    cluster: str | None = _field("Station or group of detectors.")
+    detector: str | None = _field("Instrument.")
+    channel: str | None = _field("Data channel.")
+    time_begin: datetime | None = _field("Begin of the measurement, UTC.")
+    time_end: datetime | None = _field("End of the measurement, UTC, excluded.")
+    obs_id: str | None = _field("Observation id, verbatim.")
+    run: BigInt | None = _field("Run number.")
+    ra_deg: float | None = _field("Right ascension, ICRS degrees.")
+    dec_deg: float | None = _field("Declination, ICRS degrees.")
+    position_basis: str | None = _field("What the position is of.")
+    energy_min_ev: float | None = _field("Least energy, eV.", "energyMinEv")
+    energy_max_ev: float | None = _field("Largest energy, eV.", "energyMaxEv")
+    energy_basis: str | None = _field("What the range of energy is of.")
+    object: str | None = _field("Name of the observed object, verbatim.")
+    n_events: BigInt | None = _field("Number of events.")
+    is_simulation: bool | None = _field("Whether it was simulated.")
+    processing: str | None = _field("Name of the processing that made it.")
+    quality: str | None = _field("Quality, in the facility's words.")
+    conditions: str | None = _field("Observing conditions, in the facility's words.")
+    licence: str | None = _field("Licence of this file.")
+    attributes: JsonObject = _field("Values the facility declares, by name.")
+    provenance: JsonObject = _field("Where each value came from, by field.")
+    warnings: list[str] = _field("What was odd about the values.")
+    description: str | None = _field("Name, version and digest of the Description that read it.")
+
+    @classmethod
+    def of(cls, found: FoundFile) -> Self:
+        """Return the type of a catalogued file."""
+        values = {name: getattr(found, name) for name in found.__struct_fields__ if name != "cursor"}
+        return cls(**values)
+
+
+@strawberry.type(description="A file and its place in the order.")
+class FileEdge:
+    """Edge of a page."""
+
+    cursor: str = _field("Stands behind this file; give it as `after`.")
+    node: File = _field("The file.")
+
+
+@strawberry.type(description="What lies around a page.")
+class PageInfo:
+    """Page information, as Relay wants it."""
+
+    has_next_page: bool = _field("Whether files follow.")
+    has_previous_page: bool = _field("Whether files precede.")
+    start_cursor: str | None = _field("Cursor of the first file.")
+    end_cursor: str | None = _field("Cursor of the last file.")
+
+
+@strawberry.type(description="A page of files.")
+class FileConnection:
+    """Page of files."""
+
+    edges: list[FileEdge] = _field("The files with their cursors.")
+    page_info: PageInfo = _field("What lies around this page.")
+
+    @strawberry.field(description="The files alone.")
+    def nodes(self) -> list[File]:
+        """Return the files without their cursors."""
+        return [edge.node for edge in self.edges]
+
+
+@strawberry.type(description="How many.")
+class Count:
+    """Count."""
+
+    value: BigInt = _field("The number.")
+    is_estimate: bool = _field("Whether it is an estimate; false means exact.")
+
+
+@strawberry.type(description="How many files have one value.")
+class FacetValue:
+    """Value of a facet."""
+
+    value: str = _field("The value.")
+    count: BigInt = _field("Files that have it.")
+    total_bytes: BigInt = _field("Their size, bytes.")
+
+
+@strawberry.type(
+    description="The files of an answer counted by one field; the question's own choice there is left out."
+)
+class Facet:
+    """Facet."""
+
+    field: FacetField = _field("What was counted by.")
+    values: list[FacetValue] = _field("The values, most frequent first, at most 1000.")
+
+
+@strawberry.type(description="A revision of a facility.")
+class FacilityRevision:
+    """Revision of a facility."""
+
+    facility: str = _field("Name of the facility.")
+    revision: BigInt = _field("Its revision.")
+
+
+# --- exports ----------------------------------------------------------------------------------------------------------
+
+
+@strawberry.type(
+    name="Export", description="The full response: the files of one answer, gathered, verified, to be had."
+)
+class ExportType:
+    """Export."""
+
+    export: strawberry.Private[Export]
+
+    id: strawberry.ID = _field("Id of the export.")
+    query_id: strawberry.ID = _field("Id of the question.")
+    state: ExportState = _field("Where it is in its life.")
+    files_total: BigInt = _field("Files that belong to it.")
+    bytes_total: BigInt = _field("Their size, bytes.")
+    manifest_sha256: str | None = _field("SHA-256 of the manifest: the name of the bundle's content.")
+    error: str | None = _field("Why it failed.")
+    created_at: datetime = _field("When it was asked for, UTC.")
+    started_at: datetime | None = _field("When work began, UTC.")
+    completed_at: datetime | None = _field("When it was complete, UTC.")
+
+    @classmethod
+    def of(cls, export: Export) -> Self:
+        """Return the type of an export."""
+        return cls(
+            export=export,
+            id=strawberry.ID(export.id),
+            query_id=strawberry.ID(export.query_id),
+            state=export.state,
+            files_total=BigInt(export.files_total),
+            bytes_total=BigInt(export.bytes_total),
+            manifest_sha256=export.manifest_sha256,
+            error=export.error,
+            created_at=export.created_at,
+            started_at=export.started_at,
+            completed_at=export.completed_at,
+        )
+
+    @strawberry.field(description="How far it is.")
+    async def progress(self, info: Info) -> "ExportProgress":
+        """Return how far the export is."""
+        found = await info.context.controller.progress(self.export)
+        return ExportProgress(
+            files_done=BigInt(found.files_done),
+            bytes_done=BigInt(found.bytes_done),
+            files_failed=BigInt(found.files_failed),
+        )
+
+    @strawberry.field(description="Address of the whole as one ZIP, relative to this site; null until it is complete.")
+    def archive_url(self) -> str | None:
+        """Return where the archive is."""
+        return f"/exports/{self.id}.zip" if self.export.state is ExportState.COMPLETED else None
+
+    @strawberry.field(description="Address of the manifest, relative to this site; null until it is complete.")
+    def manifest_url(self) -> str | None:
+        """Return where the manifest is."""
+        return f"/exports/{self.id}/manifest.json" if self.export.state is ExportState.COMPLETED else None
+
+
+@strawberry.type(description="How far an export is.")
+class ExportProgress:
+    """Progress of an export."""
+
+    files_done: BigInt = _field("Files that are in place.")
+    bytes_done: BigInt = _field("Their size, bytes.")
+    files_failed: BigInt = _field("Files that could not be had; the manifest names them with reasons.")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+@strawberry.type(description="An answer. All its parts belong to the same revisions.")
+class SearchResult:
+    """Answer to a question."""
+
+    response: strawberry.Private[QuickResponse]
+
+    @strawberry.field(description="Id of the question: MD5 of its canonical form.")
+    def query_id(self) -> strawberry.ID:
+        """Return the id of the question."""
+        return strawberry.ID(self.response.answer.query.query_id)
+
+    @strawberry.field(description="Canonical form of the question.")
+    def canonical(self) -> JsonObject:
+        """Return the canonical form."""
+        return JsonObject(self.response.answer.query.as_mapping())
+
+    @strawberry.field(description="Whether the summary came from the cache.")
+    def cached(self) -> bool:
+        """Tell where the summary came from."""
+        return self.response.cached
+
+    @strawberry.field(description="Revisions of the facilities that the question can touch.")
+    def revisions(self) -> list[FacilityRevision]:
+        """Return the revisions of the answer."""
+        return [
+            FacilityRevision(facility=name, revision=BigInt(number))
+            for name, number in self.response.answer.revisions.items()
+        ]
+
+    @strawberry.field(description="Order-free checksum of the set of files: equal sets, equal checksums.")
+    def checksum(self) -> str:
+        """Return the checksum."""
+        return self.response.summary.checksum
+
+    @strawberry.field(description="How many files match.")
+    def total_count(self) -> Count:
+        """Return the number of files."""
+        return Count(value=BigInt(self.response.summary.count), is_estimate=False)
+
+    @strawberry.field(description="Size of all files that match, bytes.")
+    def total_bytes(self) -> BigInt:
+        """Return the size of the files."""
+        return BigInt(self.response.summary.bytes)
+
+    @strawberry.field(description="A page of the files.")
+    async def files(
+        self,
+        info: Info,
+        first: Annotated[int, strawberry.argument(description="Files of this page, 1 to 1000.")] = 50,
+        after: Annotated[str | None, strawberry.argument(description="`endCursor` of the page before.")] = None,
+        order_by: Annotated[FileOrder | None, strawberry.argument(description="Order; by begin of time.")] = None,
+    ) -> FileConnection:
+        """Return a page."""
+        if not 1 <= first <= MAX_PAGE:
+            raise BadInputError("files.first", first, f"a number from 1 to {MAX_PAGE}")
+        page = await info.context.controller.page(
+            self.response.answer, order=to_order(order_by), first=first, after=after
+        )
+        edges = [FileEdge(cursor=found.cursor, node=File.of(found)) for found in page.files]
+        return FileConnection(
+            edges=edges,
+            page_info=PageInfo(
+                has_next_page=page.has_next,
+                has_previous_page=after is not None,
+                start_cursor=edges[0].cursor if edges else None,
+                end_cursor=edges[-1].cursor if edges else None,
+            ),
+        )
+
+    @strawberry.field(description="The files counted by some fields.")
+    async def facets(
+        self,
+        info: Info,
+        by: Annotated[list[FacetField], strawberry.argument(description="Fields to count by.")],
+    ) -> list[Facet]:
+        """Return the facets."""
+        found = []
+        for field in dict.fromkeys(by):
+            values = await info.context.controller.facets(self.response.answer, field)
+            counted = [
+                FacetValue(value=item.value, count=BigInt(item.count), total_bytes=BigInt(item.bytes))
+                for item in values
+            ]
+            found.append(Facet(field=field, values=counted))
+        return found
+
+    @strawberry.field(description="The full response, when it was asked for or started by itself.")
+    def export(self) -> ExportType | None:
+        """Return the export of this answer."""
+        return None if self.response.export is None else ExportType.of(self.response.export)

@@ -1,0 +1,307 @@
+"""The core controller: how a question becomes an answer, in five steps.
+
+register → cache look-up → catalogue look-up → quick response → full response
+
+`CoreController.search` reads like this list. The quick response is the answer's summary, with pages and facets to be
+had on demand; the full response is an export, gathered by the workers while the user reads.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from aggregator.cache import CacheManager, Progress
+from aggregator.staging.ledger import Export
+from metadata_db.canonical import canonical_json, canonical_sha256
+from metadata_db.catalogue import FacetValue, Page, Summary
+from metadata_db.errors import NotFoundError, QueryIdCollisionError
+from metadata_db.query import SearchQuery
+from metadata_db.search import FacetField, Order, Revisions
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+REVISIONS_S = 1.0
+"""Longest time a process answers by revisions that another process may have moved."""
+
+MAX_FACET_VALUES = 1000
+"""Most values of one facet."""
+
+PUBLIC = "public"
+"""The rights set of everybody. It is part of every answer's key, so that sets can be told apart later."""
+
+
+class CatalogueReader(Protocol):
+    """What the controller needs of the catalogue, so that a remote one can take its place."""
+
+    async def check(self, asked: SearchQuery) -> None: ...
+
+    async def register_query(self, asked: SearchQuery) -> None: ...
+
+    async def find_query(self, query_id: str) -> SearchQuery | None: ...
+
+    async def revisions(self, names: Sequence[str] = ()) -> Revisions: ...
+
+    async def summary(self, asked: SearchQuery, revisions: Revisions) -> Summary: ...
+
+    async def page(
+        self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
+    ) -> Page: ...
+
+    async def facets(
+        self, asked: SearchQuery, revisions: Revisions, field: FacetField, *, limit: int
+    ) -> list[FacetValue]: ...
+
+
+class ExportDesk(Protocol):
+    """What the controller needs of the ledger of exports."""
+
+    async def request(
+        self, query_id: str, *, revisions: Mapping[str, int], answer_checksum: str, files_total: int, bytes_total: int
+    ) -> Export: ...
+
+    async def find_for_answer(self, query_id: str, answer_checksum: str) -> Export | None: ...
+
+    async def find(self, export_id: str) -> Export | None: ...
+
+
+class Prepare(Enum):
+    """Whether a search starts the full response."""
+
+    AUTO = "auto"
+    """Start it when the files are within the installation's limits."""
+    NEVER = "never"
+    """Only answer; `prepare` can be asked for later."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoPrepareLimits:
+    """Up to how many files and bytes a search starts the full response by itself."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question at given revisions of the facilities it can touch, for one set of rights."""
+
+    query: SearchQuery
+    revisions: Revisions
+    rights: str = PUBLIC
+
+    @cached_property
+    def key(self) -> str:
+        """Key of the answer: another revision or another set of rights is another answer."""
+        moment = canonical_sha256(canonical_json(dict(self.revisions))).hex()[:16]
+        return f"{self.query.query_id}:{self.rights}:{moment}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickResponse:
+    """What is known of an answer at once."""
+
+    answer: Answer
+    summary: Summary
+    cached: bool
+    """Whether the summary came from the cache."""
+    export: Export | None
+
+
+@dataclass(kw_only=True)
+class CoreController:
+    """Answers questions; holds no state that is not rebuilt by asking."""
+
+    catalogue: CatalogueReader
+    cache: CacheManager
+    exports: ExportDesk
+    limits: AutoPrepareLimits
+    _revisions: dict[str, int] = field(default_factory=dict)
+    _revisions_read_at: float = -REVISIONS_S
+    _flights: dict[Hashable, asyncio.Task[Any]] = field(default_factory=dict)
+
+    async def search(self, asked: SearchQuery, *, prepare: Prepare) -> QuickResponse:
+        """Answer a question.
+
+        Raises
+        ------
+        BadInputError
+            It names something that is not in the catalogue.
+        QueryIdCollisionError
+            Its id is another question's.
+        UnavailableError
+            It is not in the cache, and the database is away.
+        """
+        await self._register(asked)
+        answer = Answer(query=asked, revisions=await self._present_revisions(asked))
+        summary = await self._find_in_cache(answer, "summary", Summary)
+        cached = summary is not None
+        if summary is None:
+            summary = await self._look_up(answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions))
+        response = QuickResponse(answer=answer, summary=summary, cached=cached, export=None)
+        return await self._start_full_response(response, prepare)
+
+    # --- step 1: register ----------------------------------------------------------------------------------------
+
+    async def _register(self, asked: SearchQuery) -> None:
+        """Keep the question under its id, in Postgres for ever and in Redis for the next time."""
+        sha256 = canonical_sha256(asked.canonical)
+        known = await self.cache.find_query_sha256(asked.query_id)
+        if known == sha256:
+            return
+        if known is not None:
+            raise QueryIdCollisionError(asked.query_id)
+        await self.catalogue.check(asked)
+        await self.catalogue.register_query(asked)
+        await self.cache.put_query(asked.query_id, asked.as_mapping(), sha256=sha256)
+
+    # --- step 2: cache look-up -----------------------------------------------------------------------------------
+
+    async def _find_in_cache(self, answer: Answer, part: str, kind: type[T]) -> T | None:
+        found = await self.cache.find_part(answer.key, part)
+        try:
+            return None if found is None else msgspec.json.decode(found, type=kind)
+        except msgspec.DecodeError:
+            # Kept by another version of the service: as good as not kept.
+            return None
+
+    # --- step 3: catalogue look-up -------------------------------------------------------------------------------
+
+    async def _look_up(self, answer: Answer, part: str, look_up: Callable[[], Awaitable[T]]) -> T:
+        """Ask the catalogue, once for all who want the same part at the same time, and keep what it says."""
+
+        async def fly() -> T:
+            value = await look_up()
+            await self.cache.put_part(answer.key, part, msgspec.json.encode(value))
+            return value
+
+        return await self._single_flight((answer.key, part), fly)
+
+    async def _single_flight(self, key: Hashable, fly: Callable[[], Awaitable[T]]) -> T:
+        """Run `fly` once for all callers with this key; a caller that goes away does not end it for the others."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.ensure_future(fly())
+            flight.add_done_callback(lambda _done: self._flights.pop(key, None))
+        return await asyncio.shield(flight)
+
+    # --- step 4: quick response, more of it on demand ------------------------------------------------------------
+
+    async def page(self, answer: Answer, *, order: Order, first: int, after: str | None) -> Page:
+        """Return some files of an answer.
+
+        Raises
+        ------
+        BadCursorError
+            `after` is not a cursor of this order.
+        """
+        part = f"page:{order}:{first}:{after or ''}"
+        found = await self._find_in_cache(answer, part, Page)
+        if found is not None:
+            return found
+        return await self._look_up(
+            answer,
+            part,
+            lambda: self.catalogue.page(answer.query, answer.revisions, order=order, first=first, after=after),
+        )
+
+    async def facets(self, answer: Answer, facet: FacetField) -> list[FacetValue]:
+        """Count the files of an answer by the values of one field, leaving out the answer's own choice in it."""
+        if facet is FacetField.FACILITY and answer.query.facility:
+            # Without its own choice the question touches the other facilities too.
+            everywhere = await self._present_revisions(SearchQuery())
+            answer = Answer(query=answer.query, revisions={**everywhere, **answer.revisions}, rights=answer.rights)
+        part = f"facet:{facet.value}"
+        found = await self._find_in_cache(answer, part, list[FacetValue])
+        if found is not None:
+            return found
+        return await self._look_up(
+            answer,
+            part,
+            lambda: self.catalogue.facets(answer.query, answer.revisions, facet, limit=MAX_FACET_VALUES),
+        )
+
+    # --- step 5: full response -----------------------------------------------------------------------------------
+
+    async def _start_full_response(self, response: QuickResponse, prepare: Prepare) -> QuickResponse:
+        """Add the export: started if that is wanted and the set is small enough, else the one there is, if any."""
+        count, size = response.summary.count, response.summary.bytes
+        if prepare is Prepare.AUTO and 0 < count <= self.limits.files and size <= self.limits.bytes:
+            export: Export | None = await self.prepare(response)
+        else:
+            export = await self.exports.find_for_answer(response.answer.query.query_id, response.summary.checksum)
+        return QuickResponse(answer=response.answer, summary=response.summary, cached=response.cached, export=export)
+
+    async def prepare(self, response: QuickResponse) -> Export:
+        """Start the full response of an answer, or find the one that is under way or ready."""
+        answer, summary = response.answer, response.summary
+        return await self._single_flight(
+            ("prepare", answer.key),
+            lambda: self.exports.request(
+                answer.query.query_id,
+                revisions=answer.revisions,
+                answer_checksum=summary.checksum,
+                files_total=summary.count,
+                bytes_total=summary.bytes,
+            ),
+        )
+
+    async def reopen(self, query_id: str, *, prepare: Prepare = Prepare.NEVER) -> QuickResponse:
+        """Answer a question again, by its id.
+
+        Raises
+        ------
+        NotFoundError
+            No question has this id.
+        """
+        asked = await self.catalogue.find_query(query_id)
+        if asked is None:
+            raise NotFoundError("query", query_id)
+        return await self.search(asked, prepare=prepare)
+
+    async def get_export(self, export_id: str) -> Export:
+        """Return one export.
+
+        Raises
+        ------
+        NotFoundError
+            There is none with this id.
+        """
+        export = await self.exports.find(export_id)
+        if export is None:
+            raise NotFoundError("export", export_id)
+        return export
+
+    async def progress(self, export: Export) -> Progress:
+        """Return how far an export is: by the last word of the worker, or else by the ledger."""
+        said = await self.cache.find_progress(export.id)
+        kept = Progress(files_done=export.files_done, bytes_done=export.bytes_done, files_failed=export.files_failed)
+        return kept if said is None or said.files_done < kept.files_done else said
+
+    # --- freshness -----------------------------------------------------------------------------------------------
+
+    def note_revisions(self, revisions: Mapping[str, int]) -> None:
+        """Take notice of new revisions: from now on nothing older is answered by this process."""
+        for name, revision in revisions.items():
+            self._revisions[name] = max(revision, self._revisions.get(name, -1))
+
+    async def _present_revisions(self, asked: SearchQuery) -> Revisions:
+        """Return the revisions of the facilities that a question can touch, at most `REVISIONS_S` old."""
+        stale = time.monotonic() - self._revisions_read_at >= REVISIONS_S
+        if stale or any(name not in self._revisions for name in asked.facility):
+            await self._single_flight("revisions", self._read_revisions)
+        names = asked.facility or tuple(self._revisions)
+        return {name: self._revisions[name] for name in sorted(names) if name in self._revisions}
+
+    async def _read_revisions(self) -> None:
+        asked_at = time.monotonic()
+        self.note_revisions(await self.catalogue.revisions())
+        self._revisions_read_at = asked_at
