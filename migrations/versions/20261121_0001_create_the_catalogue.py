@@ -228,11 +228,6 @@ def upgrade() -> None:
         sa.CheckConstraint("removed_in > added_in", name=op.f("file_life_check")),
         sa.CheckConstraint("size_bytes >= 0", name=op.f("file_size_check")),
         sa.CheckConstraint("time_end >= time_begin", name=op.f("file_time_check")),
-        sa.ForeignKeyConstraint(["channel_id"], ["channel.id"], name=op.f("file_channel_id_fkey")),
-        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.id"], name=op.f("file_cluster_id_fkey")),
-        sa.ForeignKeyConstraint(["detector_id"], ["detector.id"], name=op.f("file_detector_id_fkey")),
-        sa.ForeignKeyConstraint(["facility_id"], ["facility.id"], name=op.f("file_facility_id_fkey")),
-        sa.ForeignKeyConstraint(["storage_id"], ["storage.id"], name=op.f("file_storage_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("file_pkey")),
     )
     op.create_index(
