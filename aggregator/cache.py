@@ -91,7 +91,9 @@ class CacheManager:
 
     async def find_progress(self, export_id: str) -> Progress | None:
         """Return how far an export is, None if nobody said so lately."""
-        found = await self._try("hgetall", lambda: self._redis.hgetall(f"progress:{export_id}"), default={})
+        found: dict[bytes, bytes] = await self._try(
+            "hgetall", lambda: self._redis.hgetall(f"progress:{export_id}"), default={}
+        )
         if len(found) < 3:
             return None
         return Progress(**{name.decode(): int(value) for name, value in found.items()})

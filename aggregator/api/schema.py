@@ -26,6 +26,10 @@ MAX_TOKENS = 2000
 """Longest document, in tokens; the longest of the web page has some 300."""
 
 
+MAX_MESSAGE = 1000
+"""Longest message of an error, in characters."""
+
+
 class _Schema(strawberry.Schema):
     """A schema that leaves logging to `GraphQLView`, where an error is masked or told."""
 
@@ -62,6 +66,7 @@ class GraphQLView(GraphQL[Context, None]):
 def format_error(error: GraphQLError) -> dict[str, Any]:
     """Return an error as users see it: ours with code and facts, GraphQL's own as it is, all others masked."""
     formatted: dict[str, Any] = dict(error.formatted)
+    formatted["message"] = formatted["message"][:MAX_MESSAGE]  # GraphQL's own errors repeat what was sent
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
