@@ -28,7 +28,7 @@ async def test_everything_expires_after_the_active_period(cache: CacheManager, r
     await cache.put_part("key", "summary", b"{}")
     await cache.put_progress("e", PROGRESS)
     with redis.Redis.from_url(redis_url) as client:
-        left = {key: client.ttl(key) for key in client.keys()}
+        left = {key: client.ttl(key) for key in client.scan_iter()}
     assert set(left) == {b"query:a", b"answer:key", b"progress:e"}
     assert all(0 < seconds <= 3600 for seconds in left.values())
 
@@ -49,6 +49,7 @@ async def test_what_is_not_there_is_none(cache: CacheManager) -> None:
         lambda cache: cache.put_part("key", "summary", b"{}"),
         lambda cache: cache.put_progress("e", PROGRESS),
     ],
+    ids=["find query", "find part", "find progress", "put query", "put part", "put progress"],
 )
 async def test_a_cache_that_is_away_is_an_empty_cache(use: Callable[[CacheManager], Awaitable[Any]]) -> None:
     cache = CacheManager("redis://127.0.0.1:1/0", answer_ttl_s=60)
