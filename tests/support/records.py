@@ -29,7 +29,8 @@ BOREALIS = Facility(name="borealis", clusters=[Cluster(name="north")], channels=
 
 def file_record(path: str = "2019/run_1.fits", **values: Any) -> FileRecord:
     """Return a record of the facility aurora with sensible values where none are given."""
-    return FileRecord(**{"facility": "aurora", "storage": "aurora-disk", "path": path, "size_bytes": 1000} | values)
+    usual: dict[str, Any] = {"facility": "aurora", "storage": "aurora-disk", "path": path, "size_bytes": 1000}
+    return FileRecord(**usual | values)
 
 
 async def register(vocabulary: VocabularyStore, root: str = "/data") -> None:

@@ -1,0 +1,229 @@
+"""The catalogue in plain Python: what a search must find, said without SQL.
+
+Written from what `metadata_db.query`, `metadata_db.search` and `metadata_db.ingest` say about themselves, not from
+their statements, so that tests compare two independent readings of the same words.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from metadata_db.canonical import fingerprint, set_checksum
+from metadata_db.query import AttributeFilter, Cone, EnergyRange, Interval, SearchQuery
+from metadata_db.records import FileRecord
+
+# --- the catalogue's life -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of a file: the record, and the revisions of its facility in which it lives, half-open."""
+
+    record: FileRecord
+    added_in: int
+    removed_in: int | None = None
+    number: int = 0
+    """Number of the row in the real catalogue, which breaks ties; the plain catalogue cannot know it by itself."""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Storage, path and revision: no two versions have the same."""
+        return self.record.storage, self.record.path, self.added_in
+
+
+@dataclass
+class History:
+    """All versions of all files, moved forward batch by batch."""
+
+    versions: list[Version] = field(default_factory=list)
+    revisions: dict[str, int] = field(default_factory=dict)
+
+    def ingest(self, batch: Iterable[FileRecord]) -> None:
+        """Take a batch: the last line of a path counts, equal records change nothing, changed ones supersede."""
+        latest = {(record.storage, record.path): record for record in batch}
+        for facility in {record.facility for record in latest.values()}:
+            revision = self.revisions.get(facility, 0) + 1
+            living = {version.key[:2]: version for version in self.versions if version.removed_in is None}
+            news = [
+                record
+                for key, record in latest.items()
+                if record.facility == facility and (key not in living or _text(living[key].record) != _text(record))
+            ]
+            if news:
+                gone = {(record.storage, record.path) for record in news}
+                self.versions = [
+                    replace(version, removed_in=revision)
+                    if version.removed_in is None and version.key[:2] in gone
+                    else version
+                    for version in self.versions
+                ]
+                self.versions += [Version(record=record, added_in=revision) for record in news]
+                self.revisions[facility] = revision
+
+    def numbered(self, numbers: Mapping[tuple[str, str, int], int]) -> "History":
+        """Return the same history with the numbers of the rows."""
+        return History([replace(version, number=numbers[version.key]) for version in self.versions], self.revisions)
+
+    def as_of(self, revisions: Mapping[str, int]) -> list[Version]:
+        """Return the files that lived at `revisions`; a facility that is not named had none."""
+        return [
+            version
+            for version in self.versions
+            if version.record.facility in revisions
+            and version.added_in <= revisions[version.record.facility]
+            and (version.removed_in is None or version.removed_in > revisions[version.record.facility])
+        ]
+
+    def back(self, steps: Mapping[str, int]) -> dict[str, int]:
+        """Return the revisions that facilities had so many steps ago; those that are not named are left out."""
+        return {name: max(0, self.revisions[name] - step) for name, step in steps.items()}
+
+    def find(self, asked: SearchQuery, revisions: Mapping[str, int], *, without: str | None = None) -> list[Version]:
+        """Return the files of an answer; the filter `without` does not count."""
+        return [version for version in self.as_of(revisions) if is_match(asked, version.record, without=without)]
+
+
+def _text(record: FileRecord) -> bytes:
+    return msgspec.json.encode(record, order="deterministic")
+
+
+# --- filters --------------------------------------------------------------------------------------------------------
+
+
+def is_match(asked: SearchQuery, record: FileRecord, *, without: str | None = None) -> bool:
+    """Tell whether all filters that are set, but for `without`, hold for a record."""
+    return all(
+        _holds(name, getattr(asked, name), record)
+        for name in asked.__dataclass_fields__
+        if name != without and getattr(asked, name) not in (None, ())
+    )
+
+
+def _holds(name: str, wanted: Any, record: FileRecord) -> bool:
+    special: Mapping[str, Callable[[], bool]] = {
+        "is_simulation": lambda: record.is_simulation is wanted,
+        "time": lambda: shares_a_moment(wanted, record),
+        "run": lambda: record.run is not None and any(part.first <= record.run <= part.last for part in wanted),
+        "energy": lambda: shares_an_energy(wanted, record),
+        "cone": lambda: is_within(wanted, record),
+        "attributes": lambda: all(has_attribute(item, record) for item in wanted),
+        "path": lambda: any(matches_glob(glob, record.path) for glob in wanted),
+    }
+    return special[name]() if name in special else getattr(record, name) in wanted
+
+
+def shares_a_moment(asked: Interval, record: FileRecord) -> bool:
+    """Tell whether a file has a moment in the half-open interval; one without end or length is a single moment."""
+    if record.time_begin is None:
+        return False
+    begins_in_time = asked.end is None or record.time_begin < asked.end
+    if record.time_end is None or record.time_end == record.time_begin:
+        return begins_in_time and (asked.begin is None or record.time_begin >= asked.begin)
+    return begins_in_time and (asked.begin is None or record.time_end > asked.begin)
+
+
+def shares_an_energy(asked: EnergyRange, record: FileRecord) -> bool:
+    """Tell whether two closed ranges overlap; a file that states one end only is that one energy."""
+    ends = [end for end in (record.energy_min_ev, record.energy_max_ev) if end is not None]
+    if not ends:
+        return False
+    return (asked.min_ev is None or max(ends) >= asked.min_ev) and (asked.max_ev is None or min(ends) <= asked.max_ev)
+
+
+def is_within(cone: Cone, record: FileRecord) -> bool:
+    """Tell whether the file's position lies within the cone."""
+    if record.ra_deg is None or record.dec_deg is None:
+        return False
+    return separation_deg(cone.ra_deg, cone.dec_deg, record.ra_deg, record.dec_deg) <= cone.radius_deg
+
+
+def separation_deg(ra_deg: float, dec_deg: float, other_ra_deg: float, other_dec_deg: float) -> float:
+    """Return the angle between two directions, by their vectors: exact at 0 and at 180 degrees alike."""
+    one, other = _direction(ra_deg, dec_deg), _direction(other_ra_deg, other_dec_deg)
+    cross = [one[i - 2] * other[i - 1] - one[i - 1] * other[i - 2] for i in range(3)]
+    return math.degrees(math.atan2(math.hypot(*cross), sum(a * b for a, b in zip(one, other, strict=True))))
+
+
+def _direction(ra_deg: float, dec_deg: float) -> tuple[float, float, float]:
+    ra, dec = math.radians(ra_deg), math.radians(dec_deg)
+    return math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)
+
+
+def has_attribute(wanted: AttributeFilter, record: FileRecord) -> bool:
+    """Tell whether an attribute, or one element of a list, is one of the values or lies in the range."""
+    value = record.attributes.get(wanted.name)
+    elements: Sequence[Any] = value if isinstance(value, list) else [value]
+    if wanted.values:
+        return any(
+            _kind(element) is _kind(asked) and element == asked for element in elements for asked in wanted.values
+        )
+    low = -math.inf if wanted.minimum is None else wanted.minimum
+    high = math.inf if wanted.maximum is None else wanted.maximum
+    return any(_kind(element) is float and low <= element <= high for element in elements)
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    return _kind(value) is _kind(other) and bool(value == other)
+
+
+def _kind(value: Any) -> type[Any]:
+    """Numbers are numbers, whole or not; a truth value is none."""
+    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
+
+
+def matches_glob(glob: str, path: str) -> bool:
+    """Tell whether a path has the form of a pattern; see `glob_to_regex` for the grammar."""
+    if not glob:
+        return not path
+    if glob.startswith("**/"):
+        return matches_glob(glob[3:], path) or any(
+            path[at] == "/" and matches_glob(glob[3:], path[at + 1 :]) for at in range(len(path))
+        )
+    if glob.startswith("**"):
+        return any(matches_glob(glob[2:], path[at:]) for at in range(len(path) + 1))
+    if glob[0] == "*":
+        name = path.split("/")[0]
+        return any(matches_glob(glob[1:], path[at:]) for at in range(len(name) + 1))
+    if not path:
+        return False
+    if glob[0] == "[":
+        close = glob.index("]", 2)
+        inside, rest = glob[1:close], glob[close + 1 :]
+        is_in = path[0] != "/" and path[0] not in inside[1:] if inside[0] == "!" else path[0] in inside
+        return is_in and matches_glob(rest, path[1:])
+    return (path[0] == glob[0] or (glob[0] == "?" and path[0] != "/")) and matches_glob(glob[1:], path[1:])
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+def evaluate_summary(found: Sequence[Version]) -> tuple[int, int, str]:
+    """Return count, bytes and checksum of a set of files."""
+    records = [version.record for version in found]
+    prints = [fingerprint(item.storage, item.path, item.size_bytes, item.sha256) for item in records]
+    checksum = set_checksum(sum(high for high, _ in prints), sum(low for _, low in prints))
+    return len(records), sum(record.size_bytes for record in records), checksum
+
+
+def evaluate_facet(found: Iterable[Version], name: str) -> list[tuple[str, int, int]]:
+    """Return (value, count, bytes) of each value of a field, the most frequent first, then by value."""
+    totals: dict[str, tuple[int, int]] = {}
+    for version in found:
+        value = getattr(version.record, name)
+        if value is not None:
+            count, size_bytes = totals.get(value, (0, 0))
+            totals[value] = (count + 1, size_bytes + version.record.size_bytes)
+    return sorted(((value, *total) for value, total in totals.items()), key=lambda item: (-item[1], item[0]))
+
+
+def evaluate_order(found: Iterable[Version], name: str, *, descending: bool) -> list[int]:
+    """Return the numbers of the files in order; an absent value counts as the largest, ties go by number."""
+
+    def place(version: Version) -> tuple[bool, Any, int]:
+        value = version.number if name == "id" else getattr(version.record, name)
+        return value is None, 0 if value is None else value, version.number
+
+    return [version.number for version in sorted(found, key=place, reverse=descending)]
