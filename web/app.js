@@ -126,7 +126,7 @@ class Screen {
       answer = await asked;
     } catch (error) {
       if (isSuperseded(error)) return;
-      if (error.name !== "ApiError") throw error;
+      if (!(error instanceof ApiError)) throw error;
       tell(error);
       return;
     }

@@ -2,7 +2,7 @@
 
 import { emit, make, setAttribute, setText } from "/web/dom.js";
 import { formatBytes, formatCount, formatCounted, formatExactTime, formatTime, toPercent } from "/web/format.js";
-import { isSuperseded } from "/web/api.js";
+import { ApiError, isSuperseded } from "/web/api.js";
 
 const POLL_MS = 1000;
 const COPIED_MS = 2000;
@@ -97,6 +97,7 @@ export class Staging extends HTMLElement {
       else this.#showProblem("This export is no longer known.");
     } catch (error) {
       if (isSuperseded(error)) return;
+      if (!(error instanceof ApiError)) throw error;
       const isWatched = UNDER_WAY.includes(this.#export?.state);
       this.#showProblem(isWatched ? `${error.message} Trying again.` : error.message);
       if (isWatched) this.#watch();

@@ -12,6 +12,7 @@ import { describe, EVERYTHING } from "/web/search.js";
 export class Summary extends HTMLElement {
   #count = make("strong", {}, "…");
   #bytes = make("span");
+  #numbers = make("p", { class: "numbers", tabindex: "-1" }, this.#count, " ", this.#bytes);
   #prepare = make("button", { type: "button", class: "main", disabled: true }, "Prepare");
   #chips = make("ul", { class: "chips", "aria-label": "Filters in force" });
   #none = make("span", { class: "hint" }, "No filter is set: this is the whole collection.");
@@ -21,10 +22,9 @@ export class Summary extends HTMLElement {
   #advice = make("div", { class: "advice", hidden: true });
 
   connectedCallback() {
-    const numbers = make("p", { class: "numbers" }, this.#count, " ", this.#bytes);
-    this.append(make("div", { class: "head" }, numbers, this.#prepare), this.#chipRow, this.#message, this.#advice);
+    this.append(make("div", { class: "head" }, this.#numbers, this.#prepare), this.#chipRow, this.#message, this.#advice);
     this.#prepare.addEventListener("click", () => emit(this, "prepare-asked"));
-    this.#clear.addEventListener("click", () => emit(this, "search-replaced", { search: EVERYTHING }));
+    this.#clear.addEventListener("click", () => this.#replace(EVERYTHING, null));
   }
 
   /** Show that a search is being asked. */
@@ -66,6 +66,7 @@ export class Summary extends HTMLElement {
   /** Show why there is no answer, and what can be done about it. */
   showError({ code, message }) {
     this.classList.remove("stale");
+    this.#prepare.hidden = false;
     setText(this.#count, "–");
     setText(this.#bytes, "");
     this.#message.replaceChildren(message, " ", this.#makeWayOut(code));
@@ -87,16 +88,19 @@ export class Summary extends HTMLElement {
   #makeChip(label, text) {
     const takeAway = make("button", { type: "button", "aria-label": `Remove ${label} ${text}`, title: "Remove" }, "×");
     const chip = make("li", {}, make("span", { class: "label" }, label), ` ${text}`, takeAway);
-    takeAway.addEventListener("click", () => {
-      // The chip goes away with its button: the focus moves to what stands beside it, not to the page.
-      (chip.nextElementSibling ?? chip.previousElementSibling)?.querySelector("button").focus();
-      emit(this, "search-replaced", { search: chip.rest });
-    });
+    takeAway.addEventListener("click", () => this.#replace(chip.rest, chip));
     return chip;
   }
 
+  /** Ask for another search; the button pressed goes away, so the focus moves to what stands beside it. */
+  #replace(search, chip) {
+    const neighbour = chip?.nextElementSibling ?? chip?.previousElementSibling;
+    (neighbour?.querySelector("button") ?? this.#numbers).focus();
+    emit(this, "search-replaced", { search });
+  }
+
   #makeAdvice({ label, text, rest, count }) {
-    const onclick = () => emit(this, "search-replaced", { search: rest });
+    const onclick = () => this.#replace(rest, null);
     return make("p", {}, `Without ${label} ${text} there would be ${formatCounted(count, "file")}. `,
       make("button", { type: "button", onclick }, "Leave it out"));
   }
