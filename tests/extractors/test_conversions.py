@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extractors import conversions
@@ -69,11 +69,13 @@ def test_what_is_no_date_is_no_value(text: str) -> None:
 
 
 @given(st.floats(min_value=0, max_value=2e9))
+@settings(deadline=None)
 def test_gps_seconds_and_the_same_seconds_since_the_gps_epoch_agree(seconds: float) -> None:
     assert abs(conversions.gps_to_utc(seconds) - elapsed(seconds, 44244, "GPS")) < MILLISECOND
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
+@settings(deadline=None)
 def test_no_number_of_seconds_does_more_than_be_refused(seconds: float) -> None:
     try:
         found = elapsed(seconds, 51910, "TT")
@@ -142,6 +144,7 @@ def test_truth_has_few_spellings(value: object, expected: bool) -> None:
 
 
 @given(st.floats(min_value=-180, max_value=360))
+@settings(deadline=None)
 def test_right_ascension_is_the_same_angle_below_360(angle: float) -> None:
     found = conversions.degrees_of_right_ascension(angle)
     assert 0 <= found < 360

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extractors.description import Description, find_description, load_description
@@ -188,6 +188,7 @@ KEYS = ("BEGIN", "END", "RUN", "RA", "DEC", "min", "max", "EUNIT", "OBJECT", "ro
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), raw))
+@settings(deadline=None)  # the first example imports astropy
 def test_whatever_a_file_says_the_record_is_one_that_the_catalogue_accepts(
     description: Description, values: dict[str, Any]
 ) -> None:

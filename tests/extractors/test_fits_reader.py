@@ -117,7 +117,7 @@ def test_rows_of_an_image_are_odd() -> None:
 
 
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=50))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 def test_ranges_equal_those_of_numpy(values: list[float]) -> None:
     data = table(fits.Column("E", "E", array=np.array(values, dtype=np.float32)))
     finite = [value for value in values if np.isfinite(value)]

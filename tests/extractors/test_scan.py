@@ -106,7 +106,7 @@ def test_an_opened_file_cannot_be_written(storage: Path) -> None:
 @given(
     st.lists(st.sampled_from(["..", ".", "b", "two", "one", "upwards", "outside", "", "storage", "secret"]), max_size=6)
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_path_opens_a_file_outside(storage: Path, parts: list[str]) -> None:
     try:
         with open_file(storage, "/".join(parts)) as stream:
