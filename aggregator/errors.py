@@ -4,6 +4,8 @@ AggregatorError
 ├── TooLargeError          more files or bytes than may be prepared
 ├── BufferFullError        no room in the local file buffer
 ├── StagingError           a file could not be staged: path and reason
+├── StorageDownError       (staging.mounts) a whole storage is away: tried again later
+├── BufferUnusableError    (staging.buffer) the buffer cannot be used as it is set up
 └── EmbeddedServerError    (aggregator.child) the embedded Postgres or Redis is missing or cannot run
 CatalogueError             (metadata_db.errors) bad input, not found, permission, collision, unavailable
 

@@ -28,8 +28,8 @@ _SECRETS = (
     re.compile(r"""(\bauthorization\b["']?\s*[:=,]\s*b?["']?(?:basic|digest)\s+)[^\s"',]+""", re.IGNORECASE),
 )
 
-_CHATTY = ("httpx", "httpcore")
-"""Loggers that tell every request at INFO."""
+_CHATTY = ("httpx", "httpcore", "alembic.runtime", "procrastinate")
+"""Loggers that tell every request, migration or job at INFO."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 """Attributes that every record may have; all others came with `extra`."""

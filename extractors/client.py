@@ -99,6 +99,8 @@ class Client:
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 transport=transport,
+                # A proxy of the environment cannot reach this machine's own loopback.
+                trust_env=base.host not in ("localhost", "127.0.0.1", "::1"),
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise SendError("the catalogue's address or the token holds characters it cannot have") from error

@@ -1,5 +1,6 @@
 """The ingest API: how extractors and data managers write the catalogue. REST, described by OpenAPI."""
 
+import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,12 +142,29 @@ async def _read_document(request: Request, kind: type[R]) -> R:
         if len(body) > MAX_DOCUMENT_BYTES:
             raise BadInputError("body", f"more than {MAX_DOCUMENT_BYTES} bytes", "a shorter document")
     try:
-        return msgspec.json.decode(body, type=kind)
+        document = msgspec.json.decode(body)
+        return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        message, _, at = str(error).partition(" - at `$.")
-        raise BadInputError(at.rstrip("`") or "body", "another value", message) from error
+        raise _bad_document(document, str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInputError("body", f"malformed JSON ({error})", "one JSON object") from error
+
+
+def _bad_document(document: Any, message: str) -> BadInputError:
+    """Read the field out of a message of msgspec's, and the value at fault out of the document."""
+    found = _AT.search(message)
+    reason, at = (message[: found.start()], found[1]) if found else (message, "")
+    if named := _NAMED_FIELD.search(reason):
+        at = f"{at}.{named[1]}".removeprefix(".")
+    value = document
+    for step in _STEP.findall(at):
+        value = value[int(step)] if isinstance(value, list) else value.get(step, "nothing")
+    return BadInputError(at or "body", value, reason)
+
+
+_AT = re.compile(r" - at `\$\.?([^`]*)`$")
+_NAMED_FIELD = re.compile(r"(?:unknown|missing required) field `(.*)`$")
+_STEP = re.compile(r"[^.\[\]]+")
 
 
 async def _stream(request: Request) -> AsyncIterator[bytes]:
@@ -165,10 +183,11 @@ async def _unpack(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[
     BadInputError
         The encoding is not known, or the body is broken or ends early.
     """
+    encoding = encoding.strip().lower()
     if encoding == "identity":
         async for chunk in chunks:
             yield chunk
-    elif encoding == "gzip":
+    elif encoding in ("gzip", "x-gzip"):
         async for piece in _gunzip(chunks):
             yield piece
     elif encoding == "zstd":

@@ -205,12 +205,18 @@ class Catalogue:
     async def facets(
         self, asked: SearchQuery, revisions: Revisions, field: FacetField, *, limit: int
     ) -> list[FacetValue]:
-        """Count the files per value of `field`; the question's own choice in that field is left out."""
+        """Count the files per value of `field`; the question's own choice in that field is left out.
+
+        The `limit` most frequent values are told, those of equal counts by name.
+        """
         without = field.value
+        is_named = field.value in NAMED
         async with self._lookup(asked, revisions, without=without) as (connection, conditions, life, vocabulary):
             wanted = where(conditions, life, without=without)
-            rows = (await connection.execute(facet_statement(field, wanted).limit(limit))).all()
-        if field.value not in NAMED:
+            # Numbers of one name belong together: they are few, and only their sums can be cut off.
+            statement = facet_statement(field, wanted).limit(None if is_named else limit)
+            rows = (await connection.execute(statement)).all()
+        if not is_named:
             return [FacetValue(value=row.value, count=row.count, bytes=int(row.bytes)) for row in rows]
         names = getattr(vocabulary, field.value).names
         merged: dict[str, FacetValue] = {}
@@ -218,7 +224,7 @@ class Catalogue:
             name = names[row.value]
             seen = merged.get(name, FacetValue(value=name, count=0, bytes=0))
             merged[name] = FacetValue(value=name, count=seen.count + row.count, bytes=seen.bytes + int(row.bytes))
-        return sorted(merged.values(), key=lambda facet: (-facet.count, facet.value))
+        return sorted(merged.values(), key=lambda facet: (-facet.count, facet.value))[:limit]
 
     @asynccontextmanager
     async def _lookup(
@@ -303,6 +309,6 @@ async def _read_other_places(
     if digests:
         replicas = select(replica.c.sha256, replica.c.storage_id, replica.c.path).where(replica.c.sha256.in_(digests))
         twins = select(file.c.sha256, file.c.storage_id, file.c.path).where(file.c.sha256.in_(digests), living())
-        for digest, storage_id, path in (await connection.execute(replicas.union(twins))):
+        for digest, storage_id, path in await connection.execute(replicas.union(twins)):
             found.setdefault(digest, []).append(_place(vocabulary, storage_id, path))
     return {digest: sorted(places, key=lambda place: (place.storage, place.path)) for digest, places in found.items()}

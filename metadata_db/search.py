@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Select, and_, cast, false, func, literal, 
 from sqlalchemy.dialects.postgresql import JSONPATH
 
 from metadata_db.errors import BadCursorError
-from metadata_db.query import AttributeFilter, Cone, EnergyRange, Interval, RunRange, SearchQuery, glob_to_regex
+from metadata_db.query import AttributeFilter, Cone, EnergyRange, Interval, RunRange, Scalar, SearchQuery, glob_to_regex
 from metadata_db.tables import file
 from metadata_db.vocabulary import Vocabulary
 
@@ -139,18 +139,25 @@ def _in_cone(cone: Cone) -> Condition:
     haversine = func.power(func.sind((dec - cone.dec_deg) / 2), 2) + func.cosd(dec) * func.cosd(
         literal(cone.dec_deg)
     ) * func.power(func.sind((ra - cone.ra_deg) / 2), 2)
-    return and_(band, haversine <= func.power(func.sind(literal(cone.radius_deg) / 2), 2))
+    # Opposite the centre rounding takes it above 1, where no cone would hold it.
+    return and_(band, func.least(haversine, 1.0) <= func.power(func.sind(literal(cone.radius_deg) / 2), 2))
 
 
 def _has_attribute(wanted: AttributeFilter) -> Condition:
     """Condition as a jsonpath, which the GIN index understands and which looks into lists as well."""
     member = f"$.{json.dumps(wanted.name)}"
     if wanted.values:
-        paths = [f"{member} ? (@ == {orjson.dumps(value).decode()})" for value in wanted.values]
+        paths = [f"{member} ? (@ == {text})" for value in wanted.values for text in _literals(value)]
     else:
         ends = [(">=", wanted.minimum), ("<=", wanted.maximum)]
         paths = [f"{member} ? ({' && '.join(f'@ {sign} {end!r}' for sign, end in ends if end is not None)})"]
     return or_(*(file.c.attributes.op("@?", is_comparison=True)(cast(path, JSONPATH)) for path in paths))
+
+
+def _literals(value: Scalar) -> list[str]:
+    """Spellings of a value: a large number is stored exactly or, from floating point, in its shortest decimal form."""
+    is_large = isinstance(value, int) and 2**53 < abs(value) < 2**1023
+    return [json.dumps(value), repr(float(value))] if is_large else [json.dumps(value)]
 
 
 # --- moments of the catalogue ---------------------------------------------------------------------------------------
@@ -271,9 +278,9 @@ def decode_cursor(order: Order, cursor: str) -> tuple[Any, int]:
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         made_for, value, number = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        if made_for != str(order) or not isinstance(number, int) or abs(number) >= 2**63:
+        if made_for != str(order):
             raise ValueError(made_for)
-        return _cursor_value(order.field, value), number
+        return _cursor_value(order.field, value), _bigint(number)
     except (ValueError, TypeError, UnicodeEncodeError) as error:
         raise BadCursorError("after", cursor, expected) from error
 
@@ -282,10 +289,19 @@ def _cursor_value(field: OrderField, value: Any) -> Any:
     if value is None and field in (OrderField.TIME_BEGIN, OrderField.RUN):
         return None
     if field is OrderField.TIME_BEGIN:
-        return datetime.fromisoformat(value)
-    if field is OrderField.PATH:
-        if not isinstance(value, str):
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
             raise ValueError(value)
-    elif type(value) is not int or abs(value) >= 2**63:
+        return moment
+    if field is OrderField.PATH:
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError(value)
+        return value
+    return _bigint(value)
+
+
+def _bigint(value: Any) -> int:
+    # True is an int to Python, and an error to SQLAlchemy.
+    if type(value) is not int or abs(value) >= 2**63:
         raise ValueError(value)
     return value

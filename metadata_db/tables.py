@@ -266,11 +266,13 @@ export_file = Table(
     # One row per file that staging has dealt with; a file without a row is still to do.
     Column("export_id", ForeignKey("export.id", ondelete="CASCADE"), primary_key=True),
     Column("file_id", ForeignKey("file.id"), primary_key=True),
-    Column("path", Text, nullable=False),
+    # The manifest is in the order of the bytes, whatever the database's own collation.
+    Column("path", Text(collation="C"), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", LargeBinary),
     # Why the file is missing from the export; null when it is there.
     Column("reason", Text),
+    Index("export_file_export_id_path_idx", "export_id", "path"),
 )
 
 stored_object = Table(

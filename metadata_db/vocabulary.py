@@ -5,6 +5,7 @@ and nothing is deleted. So a process keeps a snapshot of it, and reads it anew w
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,24 +95,38 @@ class VocabularyStore:
         self._database = database
         self._lock = asyncio.Lock()
         self._snapshot: Vocabulary | None = None
-        self._read_at = 0.0
+        self._read_at = -math.inf
+        self._changed_at = -math.inf
 
     async def get(self) -> Vocabulary:
-        """Return the vocabulary as it was at most a second ago."""
+        """Return the vocabulary as it was at most a second ago, with all that this process has put."""
         async with self._lock:
-            if self._snapshot is None or time.monotonic() - self._read_at > SNAPSHOT_S:
-                async with self._database.snapshot() as connection:
-                    self._snapshot = await read_vocabulary(connection)
-                self._read_at = time.monotonic()
-            return self._snapshot
+            if self._snapshot is not None and self._is_fresh():
+                return self._snapshot
+            began = time.monotonic()
+            async with self._database.snapshot() as connection:
+                found = await read_vocabulary(connection)
+            if self._changed_at < began:
+                self._snapshot, self._read_at = found, began
+            return found
 
     async def as_new_as(self, revisions: Mapping[str, int], connection: AsyncConnection) -> Vocabulary:
-        """Return a vocabulary that knows every number in files of `revisions`, reading it anew if need be."""
-        known = await self.get()
-        if all(known.revisions.get(name, -1) >= revision for name, revision in revisions.items()):
+        """Return a vocabulary that knows every number in files of `revisions`, reading it anew if need be.
+
+        It is read over `connection`, whose snapshot has just begun. One more connection would be one too many: when
+        all of the pool are held by look-ups that wait for the vocabulary, none is left to read it.
+        """
+        known = self._snapshot
+        if known is not None and self._is_fresh() and _covers(known, revisions):
             return known
-        self._snapshot = await read_vocabulary(connection)
-        return self._snapshot
+        began = time.monotonic() - SNAPSHOT_S
+        found = await read_vocabulary(connection)
+        if self._changed_at < began:  # else the snapshot may be from before what this process has put since
+            self._snapshot, self._read_at = found, time.monotonic()
+        return found
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._read_at <= SNAPSHOT_S
 
     async def put_authority(self, record: Authority) -> None:
         """Add or mend a data authority."""
@@ -173,6 +188,11 @@ class VocabularyStore:
 
     def _forget(self) -> None:
         self._snapshot = None
+        self._changed_at = time.monotonic()
+
+
+def _covers(known: Vocabulary, revisions: Mapping[str, int]) -> bool:
+    return all(known.revisions.get(name, -1) >= revision for name, revision in revisions.items())
 
 
 async def read_vocabulary(connection: AsyncConnection) -> Vocabulary:
@@ -287,7 +307,7 @@ async def _put_attributes(connection: AsyncConnection, facility_id: int, records
     rows = await connection.execute(select(table.c.name, table.c.type).where(table.c.facility_id == facility_id))
     types = dict(rows.all())
     for at, record in enumerate(records):
-        if types.get(record.name, record.type) != record.type:
+        if types.setdefault(record.name, record.type) != record.type:
             raise BadInputError(
                 f"attributes[{at}].type", record.type, f"{types[record.name]}, as {record.name} was declared before"
             )

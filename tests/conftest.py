@@ -13,12 +13,14 @@ from alembic.config import Config
 
 import migrations
 from aggregator.embedded import EmbeddedServers
+from aggregator.settings import Settings
 from aggregator.staging.queue import apply_queue_schema
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.ingest import Ingest
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import VocabularyStore
+from tests.support.server import serving
 
 TEMPLATE = "template_catchment"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -102,6 +104,21 @@ def catalogue(database: Database, vocabulary: VocabularyStore) -> Catalogue:
 @pytest.fixture
 def ingest(database: Database, vocabulary: VocabularyStore) -> Ingest:
     return Ingest(database, vocabulary)
+
+
+@pytest.fixture
+def service_settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
+    """Settings of a service on an empty catalogue, with a buffer of its own."""
+    return Settings.from_environ(
+        {"CATCHMENT_DATABASE_URL": database_url, "CATCHMENT_REDIS_URL": redis_url, "CATCHMENT_DATA_DIR": str(tmp_path)}
+    )
+
+
+@pytest.fixture
+def service_url(service_settings: Settings) -> Iterator[str]:
+    """Address of a running service on an empty catalogue."""
+    with serving(service_settings) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

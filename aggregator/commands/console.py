@@ -96,7 +96,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     """Print rows in aligned columns, numbers to the right; what is None is shown as ``-``, nothing is cut."""
     cells = [["-" if value is None else _one_line(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    numeric = [bool(rows) and all(isinstance(row[at], int | None) for row in rows) for at in range(len(headings))]
+    numeric = [{type(row[at]) for row in rows} - {type(None)} == {int} for at in range(len(headings))]
     for line in (list(headings), ["-" * width for width in widths], *cells):
         aligned = [
             text.rjust(width) if right else text.ljust(width)

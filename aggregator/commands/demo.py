@@ -399,17 +399,16 @@ def _admin_token(settings: Settings) -> Iterator[str]:
 def _serve_on(service: _Service, url: str) -> None:
     """Say where to look, and wait for Ctrl-C."""
     question = orjson.dumps({"query": "{ search(filter: {}) { queryId totalCount { value } totalBytes } }"}).decode()
-    click.echo(
-        f"""
-Look around:
-  web page  {url}/
-  GraphQL   {url}/graphql
-  curl -s {url}/graphql -H 'content-type: application/json' -d {shlex.quote(question)}
-  catchment search --url {url}
-
-Serving until Ctrl-C."""
+    lines = (
+        "\nLook around:",
+        f"  web page  {url}/",
+        f"  GraphQL   {url}/graphql",
+        f"  curl -s {url}/graphql -H 'content-type: application/json' -d {shlex.quote(question)}",
+        f"  catchment search --url {url}",
+        "\nServing until Ctrl-C.",
     )
     try:
+        click.echo("\n".join(lines))
         service.process.wait()
     except KeyboardInterrupt:
         click.echo("stopping")

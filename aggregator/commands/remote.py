@@ -276,6 +276,8 @@ class Remote:
             said = msgspec.json.decode(answer.content, type=_RestErrorAnswer).error
         except msgspec.MsgspecError:
             return self._not_ours(f"status {answer.status_code}")
+        if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+            return self._not_ours(f"status {answer.status_code}")  # every address that we ask for is there
         return Failure(f"{self.url}: {said.message or said.code}")
 
     def _not_ours(self, what: str = "something else") -> Failure:

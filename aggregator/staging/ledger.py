@@ -422,7 +422,7 @@ def _in_path_order(export_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
         .join(file, file.c.id == export_file.c.file_id)
         .join(storage, storage.c.id == file.c.storage_id)
         .where(export_file.c.export_id == export_id)
-        .order_by(export_file.c.path.collate("C"), export_file.c.file_id)
+        .order_by(export_file.c.path, export_file.c.file_id)
     )
 
 

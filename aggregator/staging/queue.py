@@ -19,6 +19,7 @@ from procrastinate.schema import SchemaManager
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metadata_db.errors import UnavailableError
 from metadata_db.settings import CatalogueSettings
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ TRIES = 8
 
 LONGEST_DELAY_S = 60.0
 """No try waits longer than this for the one before it."""
+
+CONNECT_S = 5.0
+"""How long the queue waits for its database when it is opened."""
 
 _MIGRATIONS = Path(SchemaManager.get_migrations_path())
 _SCHEMA_LOCK = 0x63617463686D
@@ -76,14 +80,26 @@ def is_last_try(job: Job) -> bool:
 class TaskQueue:
     """Defers jobs, and says how the workers are."""
 
-    def __init__(self, settings: CatalogueSettings) -> None:
+    def __init__(self, settings: CatalogueSettings, *, connect_s: float = CONNECT_S) -> None:
+        self._connect_s = connect_s
         self.app = App(
             connector=PsycopgConnector(conninfo=settings.libpq_url, min_size=1, max_size=4, name="catchment-queue")
         )
 
     async def open(self) -> None:
-        """Connect to the database."""
-        await self.app.connector.open_async()
+        """Connect to the database.
+
+        Raises
+        ------
+        UnavailableError
+            It does not answer.
+        """
+        try:
+            async with asyncio.timeout(self._connect_s):
+                await self.app.connector.open_async()
+        except TimeoutError as error:
+            await self.close()
+            raise UnavailableError("the database of the work queue does not answer, try again in a moment") from error
 
     async def close(self) -> None:
         """Close the connections."""

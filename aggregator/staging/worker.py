@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from procrastinate import JobContext
+from procrastinate.exceptions import ConnectorException
 
 from aggregator.cache import CacheManager
 from aggregator.settings import Settings
@@ -20,6 +21,7 @@ from aggregator.staging.ledger import ExportLedger
 from aggregator.staging.queue import QUEUE, STAGE_EXPORT, GrowingDelay, TaskQueue, is_last_try
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
+from metadata_db.errors import UnavailableError
 from metadata_db.vocabulary import VocabularyStore
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ SILENT_HEARTBEATS = 3
 
 RESTART_S = 1.0
 """Pause before a worker starts over."""
+
+_AWAY = (UnavailableError, ConnectorException)
 
 
 async def run_worker(settings: Settings, *, stop: asyncio.Event | None = None) -> None:
@@ -50,6 +54,8 @@ async def run_worker(settings: Settings, *, stop: asyncio.Event | None = None) -
         while not stopping.is_set():
             try:
                 await _work(settings, buffer, stopping)
+            except _AWAY as error:
+                logger.warning("the worker starts over: %s", error, extra={"action": "work"})
             except Exception:  # the top of the process: it must not need a hand to come back
                 logger.exception("the worker starts over", extra={"action": "work"})
             if not stopping.is_set():
@@ -131,8 +137,10 @@ async def _sweep(queue: TaskQueue, ledger: ExportLedger, heartbeat_s: float) -> 
                     *(revived, len(orphans)),
                     extra={"action": "sweep"},
                 )
+        except _AWAY as error:
+            logger.warning("sweeping failed: %s", error, extra={"action": "sweep"})
         except Exception:  # the next heartbeat tries again
-            logger.warning("sweeping failed", exc_info=True, extra={"action": "sweep"})
+            logger.exception("sweeping failed", extra={"action": "sweep"})
         await asyncio.sleep(heartbeat_s)
 
 

@@ -268,7 +268,7 @@ def upgrade() -> None:
         "export_file",
         sa.Column("export_id", sa.Text(), nullable=False),
         sa.Column("file_id", sa.BigInteger(), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(collation="C"), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.LargeBinary(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
@@ -277,6 +277,9 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["file_id"], ["file.id"], name=op.f("export_file_file_id_fkey")),
         sa.PrimaryKeyConstraint("export_id", "file_id", name=op.f("export_file_pkey")),
+    )
+    op.create_index(
+        "export_file_export_id_path_idx", "export_file", ["export_id", "path"]
     )
 
 

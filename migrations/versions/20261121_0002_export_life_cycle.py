@@ -28,27 +28,34 @@ TRANSITIONS = [
     ("ERROR", "INITIALIZED"),
 ]
 
-FUNCTION = """
-create function export_keep_life_cycle() returns trigger language plpgsql as $$
+CHECK = """
+create function export_check_life_cycle() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'INSERT' and new.state <> 'INITIALIZED' then
+        raise exception 'an export begins INITIALIZED, not %', new.state using errcode = 'check_violation';
+    elsif tg_op = 'UPDATE' and new.state <> old.state and not exists (
+        select from export_transition where from_state = old.state and to_state = new.state
+    ) then
+        raise exception 'an export cannot go from % to %', old.state, new.state using errcode = 'check_violation';
+    end if;
+    return new;
+end
+$$
+"""
+
+# After the row, not before: an insert that meets a conflict and does nothing is no change.
+RECORD = """
+create function export_record_life_cycle() returns trigger language plpgsql as $$
 begin
     if tg_op = 'INSERT' then
-        if new.state <> 'INITIALIZED' then
-            raise exception 'an export begins INITIALIZED, not %', new.state using errcode = 'check_violation';
-        end if;
         insert into change (kind, subject, detail)
         values ('export', new.id, jsonb_build_object('query_id', new.query_id, 'to', new.state));
     elsif new.state <> old.state then
-        if not exists (
-            select from export_transition where from_state = old.state and to_state = new.state
-        ) then
-            raise exception 'an export cannot go from % to %', old.state, new.state
-                using errcode = 'check_violation';
-        end if;
         insert into change (kind, subject, detail)
         values ('export', new.id,
                 jsonb_build_object('query_id', new.query_id, 'from', old.state, 'to', new.state));
     end if;
-    return new;
+    return null;
 end
 $$
 """
@@ -57,14 +64,21 @@ $$
 def upgrade() -> None:
     table = sa.table("export_transition", sa.column("from_state"), sa.column("to_state"))
     op.bulk_insert(table, [{"from_state": a, "to_state": b} for a, b in TRANSITIONS])
-    op.execute(FUNCTION)
+    op.execute(CHECK)
+    op.execute(RECORD)
     op.execute(
-        "create trigger export_life_cycle before insert or update of state on export "
-        "for each row execute function export_keep_life_cycle()"
+        "create trigger export_life_cycle_is_kept before insert or update of state on export "
+        "for each row execute function export_check_life_cycle()"
+    )
+    op.execute(
+        "create trigger export_life_cycle_is_recorded after insert or update of state on export "
+        "for each row execute function export_record_life_cycle()"
     )
 
 
 def downgrade() -> None:
-    op.execute("drop trigger export_life_cycle on export")
-    op.execute("drop function export_keep_life_cycle()")
+    op.execute("drop trigger export_life_cycle_is_recorded on export")
+    op.execute("drop trigger export_life_cycle_is_kept on export")
+    op.execute("drop function export_record_life_cycle()")
+    op.execute("drop function export_check_life_cycle()")
     op.execute("delete from export_transition")

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -44,11 +47,27 @@ def catchment(monkeypatch: pytest.MonkeyPatch) -> Catchment:
     return run
 
 
+def wait_for(condition: Callable[[], bool], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     process: subprocess.Popen[str]
     url: str
     data_dir: Path
+
+    def parts(self) -> dict[str, str]:
+        """What /readyz says of each part."""
+        states: dict[str, str] = httpx.get(f"{self.url}/readyz", trust_env=False).json()["parts"]
+        return states
+
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if child.cmdline()[-3:] == ["-m", "aggregator", "worker"]]
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -77,6 +96,7 @@ def serving(data_dir: Path, *arguments: str, **settings: str) -> Iterator[Servic
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("service") / "data") as running:
+        wait_for(lambda: set(running.parts().values()) == {"ok"})
         yield running
 
 

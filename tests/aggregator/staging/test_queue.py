@@ -17,8 +17,10 @@ from aggregator.staging.queue import (
     GrowingDelay,
     HandedBackError,
     QueueSchemaError,
+    TaskQueue,
     apply_queue_schema,
 )
+from metadata_db.errors import UnavailableError
 from metadata_db.settings import CatalogueSettings
 from tests.aggregator.staging.world import World
 
@@ -101,6 +103,13 @@ async def test_workers_count_as_alive_by_their_heartbeat(world: World) -> None:
     assert await world.queue.workers_alive(within_s=10) == 1
     await world.scalar("update procrastinate_workers set last_heartbeat = now() - interval '11 s' returning 1")
     assert await world.queue.workers_alive(within_s=10) == 0
+
+
+async def test_a_database_that_is_away_is_told_soon(tmp_path: Path) -> None:
+    settings = CatalogueSettings(database_url=f"postgresql://nobody@/nowhere?host={tmp_path}")
+    queue = TaskQueue(settings, connect_s=0.2)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        await queue.open()
 
 
 def job(attempts: int) -> Job:

@@ -39,7 +39,7 @@ def require_no_half_file(world: World, export_id: str, contents: dict[str, bytes
 
 
 async def test_a_worker_stages_what_is_queued_and_stops_when_told(world: World) -> None:
-    contents = make_files(2000, 1000)
+    contents = make_files(1000, 1000)
     await world.add(contents)
     asked = await world.request()
     with world.worker() as process:
@@ -50,7 +50,7 @@ async def test_a_worker_stages_what_is_queued_and_stops_when_told(world: World) 
         assert await asyncio.to_thread(process.wait, 10) == 0
     assert await world.queue.workers_alive(within_s=5) == 0
     assert await world.queue.queued() == 0
-    assert len(world.files(asked.id)) == 2000
+    assert len(world.files(asked.id)) == 1000
 
 
 async def test_a_killed_worker_is_taken_over_and_copies_nothing_twice(world: World) -> None:

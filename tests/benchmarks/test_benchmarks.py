@@ -1,0 +1,79 @@
+"""Every benchmark once, as small as can be: whether it runs and what it tells, never how fast anything was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.__main__ import main
+from benchmarks.questions import KINDS
+
+SMALL = ["--staged=3", "--tiny=5", "--files=300", "--samples=0.02", "--repeats=1", "--limit-s=0.2"]
+
+
+def run_benchmark(which: str, tmp_path: Path) -> dict[str, Any]:
+    """Run one benchmark and return what it wrote."""
+    json_file = tmp_path / "figures.json"
+    arguments = [which, *SMALL, f"--data-dir={tmp_path / 'data'}", f"--json={json_file}"]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    content: dict[str, Any] = json.loads(json_file.read_bytes())
+    assert content["tables"]
+    for table in content["tables"]:
+        assert f"### {table['title']}" in result.output
+    for name, value in content["machine"].items():
+        assert f"- {name}: {value}" in result.output
+    return content
+
+
+def figures(table: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return row → column → median."""
+    return {
+        row["label"]: {column: figure["median"] for column, figure in row["figures"].items()} for row in table["rows"]
+    }
+
+
+@pytest.mark.long
+def test_ingest_tells_rates_and_memory_for_new_and_for_unchanged_records(tmp_path: Path) -> None:
+    rows = figures(run_benchmark("ingest", tmp_path)["tables"][0])
+    assert list(rows) == ["2 at a time, new", "2 at a time, unchanged", "one stream, new", "one stream, unchanged"]
+    for found in rows.values():
+        assert found["records per second"] > 0
+        assert found["web"] > 10
+        assert found["Postgres"] > 1
+
+
+@pytest.mark.long
+def test_search_tells_latencies_of_all_kinds_of_questions_and_rates(tmp_path: Path) -> None:
+    latencies, rates = map(figures, run_benchmark("search", tmp_path)["tables"])
+    assert list(latencies) == list(KINDS)
+    for found in latencies.values():
+        assert 0 < found["uncached p50"] <= found["uncached p99"]
+        assert 0 < found["cached p50"] <= found["cached p99"]
+    assert list(rates) == ["facility and month", "mixture"]
+    for found in rates.values():
+        for connections in (1, 16):
+            assert found[f"uncached, {connections} at a time"] > 0
+            assert found[f"cached, {connections} at a time"] > 0
+
+
+@pytest.mark.long
+def test_staging_tells_the_ratio_to_a_plain_copy_and_the_memory_of_the_worker(tmp_path: Path) -> None:
+    rows = figures(run_benchmark("staging", tmp_path)["tables"][0])
+    first = rows["export, all files new"]
+    assert first["ratio to cp -r"] == pytest.approx(rows["cp -r"]["time"] / first["time"])
+    assert first["worker"] > 10
+    assert rows["export, all files there (links only)"]["files per second"] > 0
+    assert rows["export of 5 tiny files"]["worker"] > 10
+
+
+@pytest.mark.long
+def test_extraction_tells_rates_of_both_readers_and_the_ratio_to_getheader(tmp_path: Path) -> None:
+    rows = figures(run_benchmark("extraction", tmp_path)["tables"][0])
+    yardstick = rows["getheader of two headers"]["files per second"]
+    for mode in ("header only", "full"):
+        fits, hdf5 = rows[f"fits, {mode}"], rows[f"hdf5, {mode}"]
+        assert fits["ratio to getheader"] == pytest.approx(fits["files per second"] / yardstick)
+        assert hdf5["files per second of one core"] > 0

@@ -1,0 +1,435 @@
+"""The ingest API over real HTTP: what it takes, what it refuses, and what its errors say."""
+
+import gzip
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+import pytest
+import zstandard
+
+from aggregator.embedded import EmbeddedServers
+from metadata_db.database import Database
+from metadata_db.openapi import openapi_document
+from metadata_db.records import Authority, FileRecord, Storage
+from metadata_db.tokens import Role, TokenStore
+from tests.conftest import run_sql
+from tests.support.records import AURORA, BOREALIS, file_record, ndjson
+
+pytestmark = pytest.mark.anyio
+
+Headers = dict[str, str]
+
+
+@pytest.fixture
+async def client(service_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=service_url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def tokens(database: Database) -> TokenStore:
+    return TokenStore(database)
+
+
+@pytest.fixture
+async def admin(tokens: TokenStore) -> Headers:
+    return {"authorization": f"Bearer {await tokens.create(Role.ADMIN)}"}
+
+
+@pytest.fixture
+async def publisher(tokens: TokenStore) -> Headers:
+    """May write for aurora only."""
+    return {"authorization": f"Bearer {await tokens.create(Role.PUBLISHER, ['aurora'])}"}
+
+
+@pytest.fixture
+async def registered(client: httpx.AsyncClient, admin: Headers) -> None:
+    """Two facilities and their storages, registered as their data managers would."""
+    for kind, record in (
+        ("authorities", Authority(name="polar-council")),
+        ("facilities", AURORA),
+        ("facilities", BOREALIS),
+        ("storages", Storage(name="aurora-disk", root="/data/aurora", facility="aurora")),
+        ("storages", Storage(name="borealis-disk", root="/data/borealis", facility="borealis")),
+    ):
+        answer = await put(client, f"/api/v1/{kind}/{record.name}", record, admin)
+        assert answer.status_code == 200, answer.text
+
+
+async def put(client: httpx.AsyncClient, path: str, body: Any, headers: Headers) -> httpx.Response:
+    return await client.put(
+        path, content=body if isinstance(body, bytes) else msgspec.json.encode(body), headers=headers
+    )
+
+
+async def post_files(
+    client: httpx.AsyncClient, body: bytes | AsyncIterator[bytes], headers: Headers, encoding: str | None = None
+) -> httpx.Response:
+    packed = {} if encoding is None else {"content-encoding": encoding}
+    return await client.post("/api/v1/files", content=body, headers=headers | packed)
+
+
+def batch(prefix: str, number: int = 3) -> bytes:
+    return ndjson(file_record(f"{prefix}/run_{at}.fits") for at in range(number))
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, str]:
+    """Return the error of an answer, which must be the one JSON form of errors."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    error: dict[str, str] = body["error"]
+    assert all(isinstance(value, str) for value in error.values())
+    assert {"code", "message"} <= set(error) <= {"code", "message", "field", "value", "expected"}
+    return error
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def zstd_frames(body: bytes) -> bytes:
+    return zstandard.compress(body[:100]) + zstandard.compress(body[100:])
+
+
+def zstd_of_unknown_size(body: bytes) -> bytes:
+    packer = zstandard.ZstdCompressor(level=19).compressobj()
+    return packer.compress(body) + packer.flush()
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_batch_is_taken_plain_and_packed(client: httpx.AsyncClient, publisher: Headers) -> None:
+    bodies = [
+        (None, batch("plain")),
+        ("identity", batch("identity")),
+        ("gzip", gzip.compress(batch("gzip"))),
+        ("GZip", gzip.compress(batch("gzip in capitals"))),
+        ("x-gzip", gzip.compress(batch("gzip by its old name"))),
+        ("gzip", b"".join(gzip.compress(line + b"\n") for line in batch("members").splitlines())),
+        ("zstd", zstandard.compress(batch("zstd"))),
+        ("zstd", zstd_frames(batch("frames"))),
+        ("zstd", zstd_of_unknown_size(batch("unknown size"))),
+    ]
+    for revision, (encoding, body) in enumerate(bodies, 1):
+        answer = await post_files(client, body, publisher, encoding)
+        assert answer.status_code == 200, (encoding, answer.text)
+        report = answer.json()
+        assert (report["received"], report["added"], report["revisions"]) == (3, 3, {"aurora": revision})
+    again = (await post_files(client, bodies[0][1], publisher)).json()
+    assert (again["added"], again["changed"], again["unchanged"], again["revisions"]) == (0, 0, 3, {"aurora": 9})
+
+
+@pytest.mark.usefixtures("registered")
+async def test_rejected_lines_are_named_and_the_others_kept(client: httpx.AsyncClient, publisher: Headers) -> None:
+    bad = [b"nonsense", msgspec.json.encode(file_record("b", facility="borealis", storage="borealis-disk"))]
+    report = (await post_files(client, b"\n".join([*bad, batch("good")]), publisher)).json()
+    assert (report["received"], report["added"], report["rejected"]) == (5, 3, 2)
+    assert [(item["line"], item["field"]) for item in report["rejections"]] == [(1, ""), (2, "facility")]
+    assert "may not write for borealis" in report["rejections"][1]["reason"]
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_broken_body_is_refused_and_leaves_nothing(client: httpx.AsyncClient, publisher: Headers) -> None:
+    packed_gzip, packed_zstd = gzip.compress(batch("a", 500)), zstandard.compress(batch("a", 500))
+    flipped = bytes([*packed_gzip[:200], packed_gzip[200] ^ 0xFF, *packed_gzip[201:]])
+    for encoding, body, reason in (
+        ("gzip", packed_gzip[:-9], "ends early"),
+        ("gzip", packed_gzip[:40], "ends early"),
+        ("gzip", b"", "ends early"),
+        ("gzip", batch("a"), "broken gzip"),
+        ("gzip", flipped, "broken gzip"),
+        ("gzip", packed_gzip + b"rest", "broken gzip"),
+        ("zstd", packed_zstd[:-3], "ends early"),
+        ("zstd", batch("a"), "broken zstd"),
+        ("zstd", packed_zstd + b"rest", "broken zstd"),
+        ("br", b"", "br"),
+        ("gzip, gzip", gzip.compress(packed_gzip), "gzip, gzip"),
+    ):
+        error = error_of(await post_files(client, body, publisher, encoding), 422)
+        assert error["code"] == "BAD_INPUT"
+        assert error["field"] == ("body" if encoding in ("gzip", "zstd") else "Content-Encoding")
+        assert reason in error["value"], (encoding, error)
+        assert error["expected"]
+    report = (await post_files(client, batch("a", 1), publisher)).json()
+    assert (report["added"], report["revisions"]) == (1, {"aurora": 1})
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_small_body_that_unpacks_to_a_huge_line_is_refused(
+    client: httpx.AsyncClient, publisher: Headers
+) -> None:
+    for encoding, body in (
+        ("gzip", gzip.compress(bytes(100_000_000))),
+        ("zstd", zstandard.compress(bytes(100_000_000))),
+    ):
+        error = error_of(await post_files(client, body, publisher, encoding), 422)
+        assert (error["value"], error["expected"]) == ("'a longer line'", "at most 1000000 bytes")
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_connection_that_breaks_in_the_body_leaves_nothing(
+    client: httpx.AsyncClient, publisher: Headers
+) -> None:
+    address = urlsplit(str(client.base_url))
+    head = (
+        "POST /api/v1/files HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\nAuthorization: {authorization}\r\n\r\n"
+    )
+    for _ in range(3):
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head.format(**publisher).encode() + batch("broken", 100))
+    report = (await post_files(client, batch("whole"), publisher)).json()
+    assert (report["added"], report["revisions"]) == (3, {"aurora": 1})
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_body_of_20_megabytes_is_taken_as_a_stream(client: httpx.AsyncClient, publisher: Headers) -> None:
+    lines = [msgspec.json.encode(file_record(f"{at}.fits", warnings=["w" * 4000] * 100)) + b"\n" for at in range(50)]
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for line in lines:
+            sent += len(line)
+            yield line
+
+    report = (await post_files(client, body(), publisher)).json()
+    assert sent > 20_000_000
+    assert (report["received"], report["added"], report["rejected"]) == (50, 50, 0)
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("registered")
+async def test_without_a_good_token_nothing_is_written(client: httpx.AsyncClient, tokens: TokenStore) -> None:
+    revoked = await tokens.create(Role.ADMIN)
+    await tokens.revoke(revoked.split("_")[1])
+    good = await tokens.create(Role.ADMIN)
+    wrong: list[Headers] = [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": good},
+        {"authorization": f"Basic {good}"},
+        {"authorization": f"Bearer {good[:-1]}"},
+        {"authorization": f"Bearer catchment_{'0' * 12}_{'A' * 43}"},
+        {"authorization": f"Bearer {revoked}"},
+    ]
+    storage = Storage(name="new", root="/new")
+    for headers in wrong:
+        for answer in (
+            await post_files(client, batch("a"), headers),
+            await put(client, "/api/v1/facilities/aurora", AURORA, headers),
+            await put(client, "/api/v1/authorities/a", Authority(name="a"), headers),
+            await put(client, "/api/v1/storages/new", storage, headers),
+            await client.get("/api/v1/storages", headers=headers),
+        ):
+            error = error_of(answer, 403)
+            assert error["code"] == "PERMISSION_DENIED"
+            assert good not in answer.text
+            assert revoked not in answer.text
+    lower = {"authorization": f"bearer  {good}"}
+    assert (await post_files(client, batch("a"), lower)).json()["revisions"] == {"aurora": 1}
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_publisher_writes_its_own_facility_only(client: httpx.AsyncClient, publisher: Headers) -> None:
+    assert (await put(client, "/api/v1/facilities/aurora", AURORA, publisher)).status_code == 200
+    for answer, reason in (
+        (await put(client, "/api/v1/facilities/borealis", BOREALIS, publisher), "facility borealis"),
+        (await put(client, "/api/v1/storages/s", Storage(name="s", root="/"), publisher), "storage needs an admin"),
+        (await put(client, "/api/v1/authorities/a", Authority(name="a"), publisher), "authority needs an admin"),
+        (await client.get("/api/v1/storages", headers=publisher), "storages needs an admin"),
+    ):
+        assert reason in error_of(answer, 403)["message"]
+    other = ndjson([file_record("x", facility="borealis", storage="borealis-disk")])
+    report = (await post_files(client, other, publisher)).json()
+    assert (report["added"], report["rejected"], report["revisions"]) == (0, 1, {})
+
+
+# --- vocabulary -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("registered")
+async def test_registering_again_changes_nothing_and_is_shown_as_sent(
+    client: httpx.AsyncClient, admin: Headers
+) -> None:
+    before = (await client.get("/api/v1/facilities/aurora")).content
+    for _ in range(2):
+        answer = await put(client, "/api/v1/facilities/aurora", AURORA, admin)
+        assert msgspec.json.decode(answer.content, type=type(AURORA)) == AURORA
+    assert (await client.get("/api/v1/facilities/aurora")).content == before
+    names = [item["name"] for item in (await client.get("/api/v1/facilities")).json()]
+    assert names == ["aurora", "borealis"]
+    assert [item["name"] for item in (await client.get("/api/v1/authorities")).json()] == ["polar-council"]
+    storages = (await client.get("/api/v1/storages", headers=admin)).json()
+    assert [(item["name"], item["root"]) for item in storages] == [
+        ("aurora-disk", "/data/aurora"),
+        ("borealis-disk", "/data/borealis"),
+    ]
+
+
+BAD_DOCUMENTS = [
+    ("facilities/new", b'{"name":"new","authority":"nobody"}', "authority", "'nobody'", "registered authority"),
+    (
+        "facilities/new",
+        b'{"name":"new","detectors":[{"name":"d","cluster":"c"}]}',
+        "detectors[0].cluster",
+        "'c'",
+        "a cluster of this facility",
+    ),
+    (
+        "facilities/new",
+        b'{"name":"new","channels":[{"name":"a"},{"name":"b","detector":"d"}]}',
+        "channels[1].detector",
+        "'d'",
+        "a detector of this facility",
+    ),
+    (
+        "facilities/aurora",
+        b'{"name":"aurora","attributes":[{"name":"zenith_deg","type":"text"}]}',
+        "attributes[0].type",
+        "'text'",
+        "number, as zenith_deg was declared before",
+    ),
+    ("facilities/new", b'{"name":"other"}', "name", "'other'", "the name in the address, new"),
+    ("facilities/new", b'{"name":"new","latitude_deg":91}', "latitude_deg", "91", "<= 90"),
+    (
+        "facilities/new",
+        b'{"name":"new","clusters":[{"name":"c"},{"name":"d","altitude_m":"high"}]}',
+        "clusters[1].altitude_m",
+        "'high'",
+        "float",
+    ),
+    ("facilities/new", b'{"name":"new","colour":"red"}', "colour", "'red'", "unknown field"),
+    (
+        "facilities/new",
+        b'{"name":"new","clusters":[{"name":"c","colour":"red"}]}',
+        "clusters[0].colour",
+        "'red'",
+        "unknown field",
+    ),
+    ("facilities/new", b'{"title":"new"}', "name", "'nothing'", "missing required field"),
+    ("facilities/new", b"[1]", "body", "[1]", "Expected `object`"),
+    ("facilities/new", b"{", "body", "malformed JSON", "one JSON object"),
+    ("facilities/new", b"\xff", "body", "malformed JSON", "one JSON object"),
+    ("facilities/new", b"", "body", "malformed JSON", "one JSON object"),
+    ("facilities/new", b'"' + b"x" * 1_000_001 + b'"', "body", "more than 1000000 bytes", "a shorter document"),
+    ("facilities/new", b"[" * 100_000, "body", "malformed JSON", "one JSON object"),
+    ("storages/new", b'{"name":"new","root":"data"}', "root", "'data'", "an absolute path"),
+    (
+        "storages/new",
+        b'{"name":"new","root":"/d","facility":"nowhere"}',
+        "facility",
+        "'nowhere'",
+        "registered facility",
+    ),
+    ("storages/new", b'{"name":"new","root":"/d","kind":"s3"}', "kind", "'s3'", "enum"),
+    ("storages/new", b'{"name":"new"}', "root", "'nothing'", "missing required field"),
+]
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_bad_document_is_refused_by_field_value_and_expectation(
+    client: httpx.AsyncClient, admin: Headers
+) -> None:
+    before = (await client.get("/api/v1/facilities")).content
+    for path, body, field, value, expected in BAD_DOCUMENTS:
+        error = error_of(await put(client, f"/api/v1/{path}", body, admin), 422)
+        assert (error["code"], error["field"]) == ("BAD_INPUT", field), error
+        assert value in error["value"], error
+        assert expected.lower() in error["expected"].lower(), error
+        assert len(error["message"]) < 1000
+    assert (await client.get("/api/v1/facilities")).content == before
+
+
+async def test_what_there_is_not_is_not_found(client: httpx.AsyncClient) -> None:
+    error = error_of(await client.get("/api/v1/facilities/nowhere"), 404)
+    assert (error["code"], error["message"]) == ("NOT_FOUND", "no facility 'nowhere'")
+    assert error_of(await client.get("/api/v1/nonsense"), 404)["code"] == "HTTP_404"
+    assert error_of(await client.delete("/api/v1/files"), 405)["code"] == "HTTP_405"
+
+
+# --- errors tell no secrets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("registered")
+async def test_without_its_database_the_service_says_try_again_and_nothing_else(
+    client: httpx.AsyncClient, publisher: Headers, servers: EmbeddedServers, database_url: str
+) -> None:
+    name = re.search(r"/(test_\d+)\?", database_url)
+    assert name is not None
+    run_sql(servers.database_url, f"alter database {name[1]} allow_connections false")
+    run_sql(servers.database_url, f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name[1]}'")
+    for answer in (
+        await post_files(client, batch("a"), publisher),
+        await put(client, "/api/v1/facilities/aurora", AURORA, publisher),
+    ):
+        error = error_of(answer, 503)
+        assert error["code"] == "UNAVAILABLE"
+        assert int(answer.headers["retry-after"]) > 0
+        for secret in (database_url, name[1], "postgres", "psycopg", "sqlalchemy", publisher["authorization"][7:]):
+            assert secret not in answer.text
+
+
+# --- the description ------------------------------------------------------------------------------------------------
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (item for key, item in value.items() if key == "$ref")
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(path, method): item for path, found in document["paths"].items() for method, item in found.items()}
+
+
+async def test_the_description_is_served_and_holds_together(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/api/v1/openapi.json")).json()
+    assert document == json.loads(json.dumps(openapi_document()))
+    assert document["openapi"].startswith("3.1.")
+    found = set(references(document))
+    assert {"#/components/schemas/FileRecord", "#/components/schemas/Replica"} <= found
+    for reference in found:
+        target = document
+        assert reference.startswith("#/")
+        for step in reference[2:].split("/"):
+            target = target[step]
+    for (path, _), operation in operations(document).items():
+        assert operation["summary"]
+        assert all(response["description"] for response in operation["responses"].values())
+        named = {item["name"] for item in operation.get("parameters", []) if item["in"] == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path))
+        assert all(
+            scheme in document["components"]["securitySchemes"] for item in operation["security"] for scheme in item
+        )
+    names = [operation["operationId"] for operation in operations(document).values()]
+    assert len(names) == len(set(names)) == 8
+
+
+async def test_the_description_names_every_field_of_a_record() -> None:
+    schema = openapi_document()["components"]["schemas"]["FileRecord"]
+    assert set(schema["properties"]) == set(FileRecord.__struct_fields__)
+    assert set(schema["required"]) == {"facility", "storage", "path", "size_bytes"}
+
+
+@pytest.mark.usefixtures("registered")
+async def test_every_described_operation_exists_and_asks_for_a_token_as_described(client: httpx.AsyncClient) -> None:
+    for (path, method), operation in operations(openapi_document()).items():
+        answer = await client.request(method, path.replace("{name}", "aurora"))
+        if operation["security"]:
+            assert answer.status_code == 403
+            assert "403" in operation["responses"]
+        else:
+            assert answer.status_code == 200

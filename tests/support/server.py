@@ -1,0 +1,41 @@
+"""A real HTTP server for tests: uvicorn on a free port, in a thread of the test run."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import uvicorn
+
+from aggregator.app import create_app
+from aggregator.settings import Settings
+
+START_S = 20
+"""Longest time the service may take to answer, on a busy machine."""
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Serve the application on 127.0.0.1 and give its address; its servers must run already."""
+    settings.buffer_dir.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(create_app(settings), lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="service")
+        thread.start()
+        try:
+            _wait_for(server, thread)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(START_S)
+    assert not thread.is_alive(), "the service did not stop"
+
+
+def _wait_for(server: uvicorn.Server, thread: Thread) -> None:
+    deadline = time.monotonic() + START_S
+    while not server.started:
+        assert thread.is_alive(), "the service did not start"
+        assert time.monotonic() < deadline, "the service took too long to start"
+        time.sleep(0.01)
