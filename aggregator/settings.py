@@ -3,6 +3,7 @@
 The README's table of settings is compared with this class by a test.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,8 +25,11 @@ def _setting(parse: Callable[[str], Any], meaning: str, **default: Any) -> Any:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
         raise ValueError("a number above 0")
     return value
 

@@ -164,9 +164,14 @@ def parse_words(name: str, values: Iterable[str]) -> tuple[str, ...]:
     """Return the alternatives of a text filter, sorted and without repeats."""
     words = sorted(set(_bounded(name, values)))
     for word in words:
-        if not word or len(word) > MAX_TEXT or "\0" in word:
+        if not word or not _is_text(word):
             raise BadInputError(name, word, f"1 to {MAX_TEXT} characters without NUL")
     return tuple(words)
+
+
+def _is_text(word: str) -> bool:
+    """Tell whether Postgres can hold a text: no NUL, no half of a surrogate pair."""
+    return len(word) <= MAX_TEXT and not re.search("[\0\ud800-\udfff]", word)
 
 
 def parse_time(name: str, text: str) -> datetime:
@@ -294,6 +299,9 @@ def _parse_attribute(name: str, given: AttributeFilter) -> AttributeFilter:
             raise BadInputError(name, end, "a finite number")
     if given.minimum is not None and given.maximum is not None and given.maximum < given.minimum:
         raise BadInputError(name, given.maximum, f"a max that is not below min, {given.minimum}")
+    for value in given.values:
+        if isinstance(value, str) and not _is_text(value):
+            raise BadInputError(name, value, f"at most {MAX_TEXT} characters without NUL")
     distinct = {canonical_json(value): value for value in map(_plain_number, _bounded(name, given.values))}
     return AttributeFilter(
         name=given.name,
@@ -312,7 +320,10 @@ def parse_globs(name: str, patterns: Iterable[str]) -> tuple[str, ...]:
     """Return path patterns, sorted and without repeats; see `glob_to_regex` for their grammar."""
     globs = parse_words(name, patterns)
     for glob in globs:
-        glob_to_regex(glob, name=name)
+        try:
+            re.compile(glob_to_regex(glob, name=name))
+        except re.error as error:
+            raise BadInputError(name, glob, f"a path pattern ({error.msg})") from error
     return globs
 
 

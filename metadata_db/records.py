@@ -85,6 +85,12 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """
 
 
+def _check_time(name: str, moment: datetime | None) -> None:
+    # An offset can carry a time out of the years that Python can read back from the database.
+    if moment is not None and not 1 < moment.year < 9999:
+        raise ValueError(f"{name} is not in the years 2 to 9998")
+
+
 class Replica(_Record, frozen=True, kw_only=True):
     """A further place where the same bytes can be had."""
 
@@ -155,6 +161,8 @@ class FileRecord(_Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_path(self.path)
+        for name in ("modified_at", "time_begin", "time_end"):
+            _check_time(name, getattr(self, name))
         if self.time_end is not None and (self.time_begin is None or self.time_end < self.time_begin):
             raise ValueError("time_end is given without an earlier time_begin")
         if (self.ra_deg is None) != (self.dec_deg is None):

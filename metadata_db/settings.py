@@ -1,6 +1,6 @@
 """Settings of the catalogue: where the database is, and how much one request may ask of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DRIVER = "postgresql+psycopg"
 """The one driver: it serves alembic, the service and the queue alike."""
@@ -10,7 +10,7 @@ DRIVER = "postgresql+psycopg"
 class CatalogueSettings:
     """What the catalogue needs to know; the service's settings hold one of these."""
 
-    database_url: str
+    database_url: str = field(repr=False)
     """SQLAlchemy URL; plain ``postgresql://`` is read as ``postgresql+psycopg://``. May hold a password: never log."""
     pool_size: int = 8
     """Connections kept open by one process."""

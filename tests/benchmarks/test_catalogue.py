@@ -9,7 +9,7 @@ import pytest
 from benchmarks.catalogue import FILES_PER_RUN, GeneratedFacility, make_facilities, write_batches
 from benchmarks.ingest import share_out
 from benchmarks.questions import KINDS, MIXTURE, iter_bodies
-from metadata_db.ingest import decode_line
+from metadata_db.rows import decode_line
 
 
 @pytest.fixture

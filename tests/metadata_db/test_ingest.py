@@ -11,9 +11,10 @@ from sqlalchemy import select, text
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError
-from metadata_db.ingest import MAX_LINE_BYTES, Ingest, iter_blocks
+from metadata_db.ingest import Ingest
 from metadata_db.query import SearchQuery
 from metadata_db.records import Replica
+from metadata_db.rows import MAX_LINE_BYTES, iter_blocks
 from metadata_db.search import Order
 from metadata_db.tables import change, file, replica
 from metadata_db.vocabulary import VocabularyStore
@@ -139,6 +140,11 @@ BAD_LINES = [
         b'{"facility":"aurora","path":"a","size_bytes":1,"storage":"aurora-disk","time_begin":"2019-11-02T00:00:00"}',
         "time_begin",
         "expected a time with offset",
+    ),
+    (
+        b'{"facility":"aurora","path":"a","size_bytes":1,"storage":"aurora-disk","time_begin":"0001-01-01T00:00:00+14:00"}',
+        "time_begin",
+        "years 2 to 9998",
     ),
     (b'{"facility":"aurora","path":"a","size_bytes":1,"storage":"aurora-disk","cluster":"west"}', "cluster", "'west'"),
     (

@@ -215,7 +215,15 @@ def test_an_empty_question_has_the_id_of_an_empty_object() -> None:
         (lambda: parse_words("facility", [""]), "facility", "''", "1 to 1024"),
         (lambda: parse_words("facility", ["a\0b"]), "facility", "'a", "without NUL"),
         (lambda: parse_words("facility", map(str, range(2000))), "facility", "2000 values", "at most 1000"),
+        (lambda: parse_words("facility", ["a\ud800"]), "facility", r"'a\ud800'", "without NUL"),
         (lambda: parse_globs("path", ["a[b"]), "path", "'a[b'", "closing"),
+        (lambda: parse_globs("path", ["[z-a]"]), "path", "'[z-a]'", "bad character range"),
+        (
+            lambda: parse_attributes("attributes", [AttributeFilter(name="a", values=("\0",))]),
+            "attributes[0]",
+            "'\\x00'",
+            "without NUL",
+        ),
         (lambda: parse_attributes("attributes", [AttributeFilter(name="a")]), "attributes[0]", "'a'", "either equals"),
         (
             lambda: parse_attributes("attributes", [AttributeFilter(name="a", minimum=2, maximum=1)]),
