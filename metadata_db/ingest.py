@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -95,136 +96,187 @@ class Ingest:
             The database gave up. Facilities merged so far are whole; sending the batch again is safe.
         """
         report = IngestReport()
-        async with self._places, self._database.session() as connection, _loading_table(connection) as driver:
+        async with self._places, self._database.session() as connection, _loading(connection) as shares:
             async for block in iter_blocks(chunks):
                 vocabulary = await self._vocabulary.get()
                 rows, rejections = await asyncio.to_thread(make_rows, block, vocabulary, allowed)
                 report.received += len(block)
                 for rejection in rejections:
                     report.reject(rejection)
-                if rows:
-                    await _copy(driver, rows)
-            await self._merge_all(driver, report, on_change)
+                await shares.copy(rows)
+            vocabulary = await self._vocabulary.get()
+            for share in shares:
+                await _merge_share(share, vocabulary, report, on_change)
+        report.unchanged = report.received - report.added - report.changed - report.rejected
         return report
 
-    async def _merge_all(
-        self, driver: psycopg.AsyncConnection[Any], report: IngestReport, on_change: Callable[[Mapping[str, int]], None]
-    ) -> None:
-        await driver.execute("analyze incoming")
-        vocabulary = await self._vocabulary.get()
-        found = await (await driver.execute("select distinct facility_id from incoming")).fetchall()
-        for facility_id in sorted(row[0] for row in found):
-            name = vocabulary.facility.names[facility_id]
-            for rejection in await _reject_foreign(driver, facility_id, vocabulary):
-                report.reject(rejection)
-            merged = await _merge(driver, facility_id, name)
-            report.added += merged.added
-            report.changed += merged.changed
-            report.revisions[name] = merged.revision
-            on_change({name: merged.revision})
-            logger.info(
-                "catalogued files",
-                extra={"action": "ingest", "facility": name, "added": merged.added, "changed": merged.changed},
-            )
-        report.unchanged = report.received - report.added - report.changed - report.rejected
+
+async def _merge_share(
+    share: "_Share", vocabulary: Vocabulary, report: IngestReport, on_change: Callable[[Mapping[str, int]], None]
+) -> None:
+    name = vocabulary.facility.names[share.facility_id]
+    for rejection in await share.reject_foreign(vocabulary):
+        report.reject(rejection)
+    merged = await share.merge(name)
+    report.added += merged.added
+    report.changed += merged.changed
+    report.revisions[name] = merged.revision
+    on_change({name: merged.revision})
+    logger.info(
+        "catalogued files",
+        extra={"action": "ingest", "facility": name, "added": merged.added, "changed": merged.changed},
+    )
+
+
+# --- what is loaded: one table of the connection's own per facility of the batch --------------------------------------
+
+
+class _Shares:
+    """The facilities' shares of one batch, each in a loading table that is made when its first row comes."""
+
+    def __init__(self, driver: psycopg.AsyncConnection[Any]) -> None:
+        self._driver = driver
+        self._shares: dict[int, _Share] = {}
+
+    def __iter__(self) -> Iterator["_Share"]:
+        return iter([self._shares[facility_id] for facility_id in sorted(self._shares)])
+
+    async def copy(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Load rows of any facilities, as `make_rows` made them."""
+        for facility_id, group in groupby(sorted(rows, key=_facility_of), key=_facility_of):
+            if facility_id not in self._shares:
+                self._shares[facility_id] = _Share(self._driver, facility_id)
+                await self._shares[facility_id].create()
+            await self._shares[facility_id].copy(list(group))
+
+
+def _facility_of(row: tuple[Any, ...]) -> int:
+    facility_id: int = row[0]
+    return facility_id
 
 
 @asynccontextmanager
-async def _loading_table(connection: AsyncConnection) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """Give the driver's connection with an empty table `incoming` of its own."""
+async def _loading(connection: AsyncConnection) -> AsyncIterator[_Shares]:
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    columns = ", ".join(f"{name} {kind}" for name, kind in LOADED.items())
-    await driver.execute(f"create temporary table incoming ({columns})")
+    shares = _Shares(driver)
     try:
-        yield driver
+        yield shares
     except BaseException:
-        # Whatever state COPY or a cancelled task left it in: the table goes with the connection.
+        # Whatever state COPY or a cancelled task left it in: the tables go with the connection.
         await connection.invalidate()
         raise
-    await driver.execute("drop table incoming")
+    for share in shares:
+        await share.drop()
 
 
-async def _copy(driver: psycopg.AsyncConnection[Any], rows: Sequence[tuple[Any, ...]]) -> None:
-    async with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-        copy.set_types([*LOADED.values()])
-        for row in rows:
-            await copy.write_row(row)
+class _Share:
+    """One facility's rows of one batch."""
+
+    def __init__(self, driver: psycopg.AsyncConnection[Any], facility_id: int) -> None:
+        self._driver = driver
+        self.facility_id = facility_id
+        self._table = f"incoming_{facility_id}"
+        self._has_replicas = False
+
+    async def create(self) -> None:
+        """Make the loading table."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in LOADED.items())
+        await self._execute("create temporary table {incoming} ({columns})", columns=columns)
+
+    async def drop(self) -> None:
+        """Drop the loading table."""
+        await self._execute("drop table {incoming}")
+
+    async def copy(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Load rows."""
+        self._has_replicas |= any(row[_REPLICAS] is not None for row in rows)
+        statement = _COPY.format(incoming=self._table)
+        async with self._driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
+            copy.set_types([*LOADED.values()])
+            for row in rows:
+                await copy.write_row(row)
+
+    async def reject_foreign(self, vocabulary: Vocabulary) -> list[Rejection]:
+        """Take out lines whose path on a shared storage is catalogued for another facility."""
+        shared = [number for number, storage in vocabulary.storages.items() if storage.facility is None]
+        if not shared:
+            return []
+        found = await self._execute(_FOREIGN, values={"facility_id": self.facility_id, "shared": shared})
+        return [
+            Rejection(line=line, field="path", reason=f"is catalogued for {vocabulary.facility.names[owner]} already")
+            for line, owner in sorted(await found.fetchall())
+        ]
+
+    async def merge(self, name: str) -> _Merged:
+        """Merge the rows into the catalogue: all of them, with the revision and the change, or nothing."""
+        await self._execute("analyze {incoming} (storage_id, path, line)")
+        async with self._driver.transaction():
+            await self._execute("set local work_mem = '128MB'")
+            # The lock puts the merges of one facility in a row, and so its revisions in order.
+            locked = await self._execute(
+                "select revision from facility where id = %(id)s for update", values={"id": self.facility_id}
+            )
+            present = (await locked.fetchone() or (0,))[0]
+            values = {"facility_id": self.facility_id, "revision": present + 1}
+            await self._execute(_DECIDE)
+            changed = (await self._execute(_SUPERSEDE, values=values)).rowcount
+            inserted = (await self._execute(_INSERT, values=values)).rowcount
+            if self._has_replicas:
+                await self._execute(_REPLICATE)
+            if inserted == 0:
+                return _Merged(added=0, changed=0, revision=present)
+            await self._execute("update facility set revision = %(revision)s where id = %(facility_id)s", values=values)
+            detail = {"revision": present + 1, "added": inserted - changed, "changed": changed}
+            await self._execute(
+                "insert into change (kind, subject, detail) values ('ingest', %(name)s, %(detail)s)",
+                values={"name": name, "detail": Jsonb(detail)},
+            )
+        return _Merged(added=inserted - changed, changed=changed, revision=present + 1)
+
+    async def _execute(
+        self, statement: str, *, values: Mapping[str, Any] | None = None, **parts: str
+    ) -> psycopg.AsyncCursor[Any]:
+        return await self._driver.execute(sql.SQL(statement.format(incoming=self._table, **parts)), values)
 
 
-_COPY = sql.SQL("copy incoming ({}) from stdin (format binary)").format(sql.SQL(", ").join(map(sql.Identifier, LOADED)))
+_REPLICAS = list(LOADED).index("replicas")
 
-_LATEST = """
-    select distinct on (storage_id, path) * from incoming
-    where facility_id = %(facility_id)s order by storage_id, path, line desc
-"""
-"""A path that stands twice in a batch counts once, as it stands last."""
+_COPY = f"copy {{incoming}} ({', '.join(LOADED)}) from stdin (format binary)"
 
 _FOREIGN = """
-    delete from incoming using file
-    where incoming.facility_id = %(facility_id)s and incoming.storage_id = any(%(shared)s)
+    delete from {incoming} as incoming using file
+    where incoming.storage_id = any(%(shared)s)
       and file.storage_id = incoming.storage_id and file.path = incoming.path
-      and file.removed_in is null and file.facility_id <> incoming.facility_id
-    returning incoming.line, incoming.path, file.facility_id
+      and file.removed_in is null and file.facility_id <> %(facility_id)s
+    returning incoming.line, file.facility_id
 """
 
-_SUPERSEDE = f"""
-    update file set removed_in = %(revision)s from ({_LATEST}) as latest
-    where file.storage_id = latest.storage_id and file.path = latest.path
-      and file.removed_in is null and file.digest <> latest.digest
+_DECIDE = """
+    create temporary table fate on commit drop as
+    select distinct on (incoming.storage_id, incoming.path)
+        incoming.line, file.id as living_id, file.digest = incoming.digest as is_same
+    from {incoming} as incoming left join file on file.storage_id = incoming.storage_id
+        and file.path = incoming.path and file.removed_in is null
+    order by incoming.storage_id, incoming.path, incoming.line desc
+"""
+"""What becomes of each path, looked up once, in narrow rows because they are sorted. One that stands twice in a batch
+counts as it stands last."""
+
+_SUPERSEDE = """
+    update file set removed_in = %(revision)s from fate where file.id = fate.living_id and not fate.is_same
 """
 
-_INSERT = """
-    insert into file ({columns}, added_in)
-    select {values}, %(revision)s from ({latest}) as latest
-    where not exists (
-        select from file where file.storage_id = latest.storage_id and file.path = latest.path
-           and file.removed_in is null
-    )
-""".format(
-    columns=", ".join(COLUMNS),
-    values=", ".join(f"{name}::jsonb" if name in JSON_COLUMNS else name for name in COLUMNS),
-    latest=_LATEST,
-)
+_INSERT = f"""
+    insert into file ({", ".join(COLUMNS)}, added_in)
+    select {", ".join(f"{name}::jsonb" if name in JSON_COLUMNS else name for name in COLUMNS)}, %(revision)s
+    from {{incoming}} join fate using (line) where fate.is_same is not true
+"""
 
 _REPLICATE = """
     insert into replica (sha256, storage_id, path)
     select distinct on (place->>0, place->>1) incoming.sha256, (place->>0)::int, place->>1
-    from incoming, jsonb_array_elements(incoming.replicas::jsonb) as place
-    where incoming.facility_id = %(facility_id)s and incoming.replicas is not null
+    from {incoming} as incoming, jsonb_array_elements(incoming.replicas::jsonb) as place
+    where incoming.replicas is not null
     order by place->>0, place->>1, incoming.line desc
     on conflict (storage_id, path) do update set sha256 = excluded.sha256
 """
-
-
-async def _reject_foreign(
-    driver: psycopg.AsyncConnection[Any], facility_id: int, vocabulary: Vocabulary
-) -> Iterator[Rejection]:
-    """Take out lines whose path on a shared storage is catalogued for another facility."""
-    shared = [number for number, storage in vocabulary.storages.items() if storage.facility is None]
-    rows = await (await driver.execute(_FOREIGN, {"facility_id": facility_id, "shared": shared})).fetchall()
-    return (
-        Rejection(line=line, field="path", reason=f"is catalogued for {vocabulary.facility.names[owner]} already")
-        for line, _, owner in sorted(rows)
-    )
-
-
-async def _merge(driver: psycopg.AsyncConnection[Any], facility_id: int, name: str) -> _Merged:
-    """Merge the loaded rows of one facility: all of them, with the revision and the change, or nothing."""
-    async with driver.transaction():
-        await driver.execute("set local work_mem = '128MB'")
-        # The lock puts the merges of one facility in a row, and so its revisions in order.
-        locked = await driver.execute("select revision from facility where id = %s for update", [facility_id])
-        present = (await locked.fetchone() or (0,))[0]
-        values = {"facility_id": facility_id, "revision": present + 1}
-        changed = (await driver.execute(_SUPERSEDE, values)).rowcount
-        inserted = (await driver.execute(_INSERT, values)).rowcount
-        await driver.execute(_REPLICATE, values)
-        if inserted == 0:
-            return _Merged(added=0, changed=0, revision=present)
-        await driver.execute("update facility set revision = %(revision)s where id = %(facility_id)s", values)
-        detail = {"revision": present + 1, "added": inserted - changed, "changed": changed}
-        await driver.execute(
-            "insert into change (kind, subject, detail) values ('ingest', %s, %s)",
-            [name, Jsonb(detail)],
-        )
-    return _Merged(added=inserted - changed, changed=changed, revision=present + 1)

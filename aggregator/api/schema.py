@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
-from strawberry.extensions import MaxTokensLimiter
+from strawberry.extensions import MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.http import GraphQLHTTPResponse
 from strawberry.types import ExecutionContext, ExecutionResult
 
@@ -26,6 +26,9 @@ MAX_TOKENS = 2000
 """Longest document, in tokens; the longest of the web page has some 300."""
 
 
+MAX_DOCUMENTS = 500
+"""Documents kept parsed and validated."""
+
 MAX_MESSAGE = 1000
 """Longest message of an error, in characters."""
 
@@ -39,9 +42,13 @@ class _Schema(strawberry.Schema):
 
 def create_schema() -> strawberry.Schema:
     """Return the schema of the service."""
-    return _Schema(
-        query=Query, mutation=Mutation, config=CONFIG, extensions=[lambda: MaxTokensLimiter(max_token_count=MAX_TOKENS)]
-    )
+    extensions = [
+        lambda: MaxTokensLimiter(max_token_count=MAX_TOKENS),
+        # Clients send the same few documents over and over: parse and validate each once.
+        lambda: ParserCache(maxsize=MAX_DOCUMENTS),
+        lambda: ValidationCache(maxsize=MAX_DOCUMENTS),
+    ]
+    return _Schema(query=Query, mutation=Mutation, config=CONFIG, extensions=extensions)
 
 
 class GraphQLView(GraphQL[Context, None]):
