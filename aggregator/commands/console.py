@@ -105,6 +105,14 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         click.echo("  ".join(aligned).rstrip())
 
 
+def print_some(lines: Sequence[str], count: int, *, limit: int) -> None:
+    """Print the first `limit` of the lines that are at hand, and of how many in all."""
+    for line in lines[:limit]:
+        click.echo(_one_line(line))
+    if count > limit:
+        click.echo(f"... and {count - limit:,} more")
+
+
 def _one_line(value: object) -> str:
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

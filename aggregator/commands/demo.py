@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,9 @@ READY_LIMIT_S = 120.0
 
 PREDECESSOR_LIMIT_S = 60.0
 """Longest wait for the service of a demo that was killed: it drains before it ends."""
+
+VERIFIED = "VERIFIED: every file arrived as it was catalogued"
+"""What is said in the end, if it is so."""
 
 LOG_TAIL_LINES = 15
 """Last lines of the service's log that are shown with its failure."""
@@ -334,7 +337,9 @@ def _show_the_way(remote: Remote, token: str, storages: Sequence[DemoStorage], f
     with steps.step("Prepare the export, download it and verify it"):
         bundle = get_bundle(remote, answer, folder)
         print_bundle(bundle)
-    return _is_verified(reports, answer, bundle)
+        problems = find_problems(reports, answer, bundle)
+        click.echo(f"NOT VERIFIED: {'; '.join(problems)}" if problems else VERIFIED)
+    return not problems
 
 
 def _ingest(storage: DemoStorage, url: str, token: str) -> IngestReport:
@@ -364,21 +369,19 @@ def _print_answer(answer: Answer, facilities: Sequence[str]) -> None:
     click.echo(f"query id {answer.query_id}")
 
 
-def _is_verified(reports: dict[str, IngestReport], answer: Answer, bundle: Bundle) -> bool:
-    """Tell whether all that was sent is catalogued, answered, staged, downloaded and right; say what is not."""
+def find_problems(reports: Mapping[str, IngestReport], answer: Answer, bundle: Bundle) -> list[str]:
+    """Return what keeps every file from having arrived as it was catalogued; empty when all did."""
     sent = sum(report.added + report.changed + report.unchanged for report in reports.values())
-    found = bundle.verification
+    rejected = sum(report.rejected for report in reports.values())
+    found, expected = bundle.verification, answer.total_count.value
     problems = {
-        "the catalogue rejected files": any(report.rejected for report in reports.values()),
-        f"{sent:,} files were catalogued, the answer has {answer.total_count.value:,}": answer.total_count.value < sent,
+        f"the catalogue rejected {rejected:,} files": rejected > 0,
+        f"{sent:,} files were catalogued, the answer has {expected:,}": expected < sent,
         f"{found.missing:,} files could not be had": found.missing > 0,
         "the archive is not what its manifest says": not found.is_good,
-        f"{found.files:,} files arrived, expected {answer.total_count.value:,}": found.files
-        != answer.total_count.value,
+        f"{found.files:,} files arrived, expected {expected:,}": found.files != expected,
     }
-    told = [problem for problem, is_there in problems.items() if is_there]
-    click.echo("NOT VERIFIED: " + "; ".join(told) if told else "VERIFIED: every file arrived as it was catalogued")
-    return not told
+    return [problem for problem, is_there in problems.items() if is_there]
 
 
 @contextmanager

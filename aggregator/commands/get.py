@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from aggregator.commands.bundle import Bundle, fetch_bundle, verify_bundle, wait_for_export
-from aggregator.commands.console import examples, format_bytes, format_count, showing_progress
+from aggregator.commands.console import examples, format_bytes, format_count, print_some, showing_progress
 from aggregator.commands.failures import EXIT_GAPS, Failure
 from aggregator.commands.filters import filter_options, take_filter
 from aggregator.commands.remote import Answer, Remote, url_option
@@ -66,8 +66,9 @@ def print_bundle(bundle: Bundle) -> None:
     found = bundle.verification
     right = f"{format_count(found.files, 'file')}, {format_bytes(found.bytes)}, agree with the manifest"
     click.echo(f"{bundle.path}: {right}")
-    _print_some([f"missing: {missed.path}: {missed.reason}" for missed in bundle.missing], found.missing)
-    _print_some([f"wrong: {problem}" for problem in found.problems], len(found.problems))
+    missing = [f"missing: {missed.path}: {missed.reason}" for missed in bundle.missing]
+    print_some(missing, found.missing, limit=SHOWN)
+    print_some([f"wrong: {problem}" for problem in found.problems], len(found.problems), limit=SHOWN)
 
 
 def _ask(remote: Remote, query_id: str | None, filter_: dict[str, Any]) -> Answer:
@@ -78,10 +79,3 @@ def _ask(remote: Remote, query_id: str | None, filter_: dict[str, Any]) -> Answe
     if answer.total_count.value == 0:
         raise Failure("no file matches this question")
     return answer
-
-
-def _print_some(lines: list[str], count: int) -> None:
-    for line in lines[:SHOWN]:
-        click.echo(line)
-    if count > SHOWN:
-        click.echo(f"... and {count - SHOWN:,} more")

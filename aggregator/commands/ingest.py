@@ -5,13 +5,12 @@ from pathlib import Path
 
 import click
 
-from aggregator.commands.console import examples, format_count, print_table, showing_progress
+from aggregator.commands.console import examples, format_count, print_some, print_table, showing_progress
 from aggregator.commands.failures import Failure, Misuse
 from aggregator.commands.remote import Remote, token_option, url_option
 from extractors.client import Client
 from extractors.description import Description, builtin_names, find_description, load_description
 from extractors.errors import DescriptionError
-from extractors.ingest import Failure as FileFailure
 from extractors.ingest import IngestReport, ingest_tree, register
 from metadata_db.records import Storage
 
@@ -128,15 +127,12 @@ def print_reports(reports: dict[str, IngestReport]) -> None:
         [(storage, *(getattr(report, name) for name in COUNTS)) for storage, report in reports.items()],
     )
     for storage, report in reports.items():
-        _print_some(f"failed: {storage}", report.failures, report.failed)
-        _print_some(f"rejected: {storage}", report.rejections, report.rejected)
-
-
-def _print_some(what: str, failures: list[FileFailure], count: int) -> None:
-    for failure in failures[:SHOWN]:
-        click.echo(f"{what}/{failure.path}: {failure.reason}")
-    if count > SHOWN:
-        click.echo(f"{what}: ... and {count - SHOWN:,} more")
+        for what, failures, count in (
+            ("failed", report.failures, report.failed),
+            ("rejected", report.rejections, report.rejected),
+        ):
+            lines = [f"{what}: {storage}/{failure.path}: {failure.reason}" for failure in failures]
+            print_some(lines, count, limit=SHOWN)
 
 
 def _registered_root(storage: str, url: str, token: str) -> Path:

@@ -66,12 +66,18 @@ class Service:
         return states
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if child.cmdline()[-3:] == ["-m", "aggregator", "worker"]]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[-3:] == ["-m", "aggregator", "worker"]
+    except psutil.Error:  # it has just ended
+        return False
 
 
 @contextmanager
