@@ -77,8 +77,14 @@ async def _ask(url: str, supply: "_Supply", *, connections: int, limit_s: float)
     supply.ends_at = begin + limit_s
     for transport, connection in asking:
         connection.begin(transport)
-    await asyncio.gather(*(connection.done for _, connection in asking))
-    return time.perf_counter() - begin, time.process_time() - cpu_begin
+    try:
+        await asyncio.gather(*(connection.done for _, connection in asking))
+        return time.perf_counter() - begin, time.process_time() - cpu_begin
+    finally:
+        # One failed question ends all; no connection outlives the loop.
+        for transport, _ in asking:
+            transport.abort()
+        await asyncio.wait([connection.lost for _, connection in asking])
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,6 +108,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, host: str, supply: _Supply) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._head = f"POST /graphql HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: "
         self._supply = supply
         self._answer = bytearray()
@@ -140,6 +147,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail("the service closed the connection")
+        self.lost.set_result(None)
 
     def _fail(self, message: str) -> None:
         if not self.done.done():
