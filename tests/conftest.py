@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -129,11 +129,24 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+# --- what a test has to tell, whichever process it ran in -------------------------------------------------------------
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Show a text at the end of the run: what was measured or compared, not only that it is well."""
+    return lambda text: request.node.user_properties.append(("told", text))
+
+
 # --- in CI nothing that could run may be skipped ---------------------------------------------------------------------
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the tests that were skipped for something CI must have."""
+    """Show what tests tell, and name those that were skipped for something CI must have."""
+    for report in terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", []):
+        for name, text in report.user_properties:
+            if name == "told" and report.when == "call":
+                terminalreporter.write_line(f"\n{text}")
     for report in _forbidden_skips(terminalreporter):
         terminalreporter.write_line(f"skipped in CI: {report.nodeid}: {report.longrepr}", red=True)
 

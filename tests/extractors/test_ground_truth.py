@@ -128,7 +128,7 @@ def table(agreeing: Counter[tuple[str, str]], argued: Counter[tuple[str, str]], 
 
 
 def test_every_core_field_says_what_the_file_says(
-    truth: list[dict[str, str]], records: dict[str, FileRecord], capsys: pytest.CaptureFixture[str]
+    truth: list[dict[str, str]], records: dict[str, FileRecord], tell: Callable[[str], None]
 ) -> None:
     arguments = Arguments()
     agreeing: Counter[tuple[str, str]] = Counter()
@@ -143,8 +143,7 @@ def test_every_core_field_says_what_the_file_says(
                 argued[field, row["facility"]] += 1
             else:
                 wrong.append(f"{row['path']}: {field}: ours {getattr(record, field)!r}, truth {row[column]!r}")
-    with capsys.disabled():
-        print(table(agreeing, argued, Counter(row["facility"] for row in truth)))
+    tell(table(agreeing, argued, Counter(row["facility"] for row in truth)))
     assert not wrong, "\n".join(wrong[:50])
     assert not arguments.unneeded(), "these arguments are not needed any more"
 
