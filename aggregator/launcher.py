@@ -8,15 +8,18 @@ The order matters: the kernel forgets the wish for a signal when the user change
 library only, because it runs isolated from all other packages.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
 EXIT_CODE = 126
@@ -46,6 +49,10 @@ def become_user(uid: int, gid: int, capability: int) -> None:
         Number of the only capability to keep, below 32.
     """
     _prctl("keep capabilities", _PR_SET_KEEPCAPS, 1)
+    # Postgres asks access(2) whether its programs may be run, and that call forgets an ordinary user's capabilities
+    # unless this bit is set. A root that may not set it can still start programs that everybody can reach.
+    with contextlib.suppress(OSError):
+        _prctl("let access(2) count capabilities", _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
