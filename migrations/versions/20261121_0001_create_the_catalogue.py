@@ -278,9 +278,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["file_id"], ["file.id"], name=op.f("export_file_file_id_fkey")),
         sa.PrimaryKeyConstraint("export_id", "file_id", name=op.f("export_file_pkey")),
     )
-    op.create_index(
-        "export_file_export_id_path_idx", "export_file", ["export_id", "path"]
-    )
+    op.create_index("export_file_export_id_path_idx", "export_file", ["export_id", "path"])
 
 
 def downgrade() -> None:
