@@ -7,7 +7,7 @@ the first, so that count, facets and pages of one answer always belong together.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -237,7 +237,8 @@ class Catalogue:
             # The usual case by far: the answer is about now, and the index on living files serves it.
             present = {name: now[name] for name in touched if name in now} == revisions
             life = living() if present else as_of(revisions, vocabulary)
-            yield connection, build_conditions(asked, vocabulary), life, vocabulary
+            counted = replace(asked, facility=()) if without == "facility" else asked
+            yield connection, build_conditions(counted, vocabulary), life, vocabulary
 
     # --- members of an export ------------------------------------------------------------------------------------
 

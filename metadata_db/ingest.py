@@ -225,7 +225,7 @@ class _Share:
                 await self._execute(_REPLICATE)
             if inserted == 0:
                 return _Merged(added=0, changed=0, revision=present)
-            await self._execute("update facility set revision = %(revision)s where id = %(facility_id)s", values=values)
+            await self._execute(_MOVE_ON, values=values)
             detail = {"revision": present + 1, "added": inserted - changed, "changed": changed}
             await self._execute(
                 "insert into change (kind, subject, detail) values ('ingest', %(name)s, %(detail)s)",
@@ -270,6 +270,12 @@ _INSERT = f"""
     insert into file ({", ".join(COLUMNS)}, added_in)
     select {", ".join(f"{name}::jsonb" if name in JSON_COLUMNS else name for name in COLUMNS)}, %(revision)s
     from {{incoming}} join fate using (line) where fate.is_same is not true
+"""
+
+_MOVE_ON = """
+    update facility set revision = %(revision)s,
+        longest = greatest(longest, (select max(time_end - time_begin) from {incoming}))
+    where id = %(facility_id)s
 """
 
 _REPLICATE = """

@@ -8,12 +8,13 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeAlias
 
 import orjson
-from sqlalchemy import ColumnElement, Select, and_, cast, false, func, literal, or_, select, true
+from sqlalchemy import ColumnElement, DateTime, Select, and_, cast, false, func, literal, or_, select, true
+from sqlalchemy import Interval as IntervalType
 from sqlalchemy.dialects.postgresql import JSONPATH
 
 from metadata_db.errors import BadCursorError
@@ -88,7 +89,9 @@ def build_conditions(query: SearchQuery, vocabulary: Vocabulary) -> dict[str, Co
     if query.is_simulation is not None:
         found["is_simulation"] = file.c.is_simulation.is_(query.is_simulation)
     if query.time is not None:
-        found["time"] = _overlaps_time(query.time)
+        asked = [number for name in query.facility for number in vocabulary.facility.ids.get(name, ())]
+        longest = max((vocabulary.longest[number] for number in asked or vocabulary.longest), default=timedelta())
+        found["time"] = _overlaps_time(query.time, longest)
     if query.run:
         found["run"] = or_(*map(_in_runs, query.run))
     if query.energy is not None:
@@ -102,14 +105,20 @@ def build_conditions(query: SearchQuery, vocabulary: Vocabulary) -> dict[str, Co
     return found
 
 
-def _overlaps_time(interval: Interval) -> Condition:
-    """Files that share a moment with the half-open interval; a file without an end, or of no length, is a moment."""
+def _overlaps_time(interval: Interval, longest: timedelta) -> Condition:
+    """Files that share a moment with the half-open interval; a file without an end, or of no length, is a moment.
+
+    Without more, an index could only tell which files begin before the interval's end: nearly all. No file of the
+    facilities in question is longer than `longest`, so one that began earlier than that before the interval is over.
+    """
     begin, end = file.c.time_begin, file.c.time_end
-    conditions: list[Condition] = []
+    conditions: list[Condition] = [begin.is_not(None)]
     if interval.end is not None:
         conditions.append(begin < interval.end)
     if interval.begin is not None:
         conditions.append(or_(end > interval.begin, begin >= interval.begin))
+        # Subtracted by Postgres, whose years go further back than Python's.
+        conditions.append(begin >= literal(interval.begin, DateTime(timezone=True)) - literal(longest, IntervalType()))
     return and_(*conditions)
 
 

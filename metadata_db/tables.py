@@ -15,6 +15,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -70,6 +71,8 @@ facility = Table(
     Column("authority_id", ForeignKey("authority.id")),
     # Moved by one by every ingest transaction that changed something; see architecture, section 1.
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    # Length of the longest file there ever was: an overlap search need not look further back than this.
+    Column("longest", Interval, nullable=False, server_default=text("'0'")),
 )
 
 cluster = Table(

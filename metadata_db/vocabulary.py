@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +64,8 @@ class Vocabulary:
     storages: Mapping[int, Storage]
     revisions: Mapping[str, int]
     """Revision of each facility when this was read."""
+    longest: Mapping[int, timedelta]
+    """Number of a facility → length of its longest file, never too short for the revisions above."""
 
     @cached_property
     def attributes(self) -> Mapping[int, Mapping[str, Attribute]]:
@@ -252,6 +255,7 @@ async def read_vocabulary(connection: AsyncConnection) -> Vocabulary:
             for row in found["storage"]
         },
         revisions={row["name"]: row["revision"] for row in found["facility"]},
+        longest={row["id"]: row["longest"] for row in found["facility"]},
     )
 
 

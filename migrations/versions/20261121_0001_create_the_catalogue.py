@@ -104,6 +104,7 @@ def upgrade() -> None:
         sa.Column("url", sa.Text(), nullable=True),
         sa.Column("authority_id", sa.SmallInteger(), nullable=True),
         sa.Column("revision", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("longest", sa.Interval(), server_default=sa.text("'0'"), nullable=False),
         sa.ForeignKeyConstraint(["authority_id"], ["authority.id"], name=op.f("facility_authority_id_fkey")),
         sa.PrimaryKeyConstraint("id", name=op.f("facility_pkey")),
         sa.UniqueConstraint("name", name=op.f("facility_name_key")),
