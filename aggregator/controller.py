@@ -70,8 +70,6 @@ class ExportDesk(Protocol):
 
     async def find_for_answer(self, query_id: str, answer_checksum: str) -> Export | None: ...
 
-    async def find(self, export_id: str) -> Export | None: ...
-
 
 class Prepare(Enum):
     """Whether a search starts the full response."""
@@ -266,19 +264,6 @@ class CoreController:
         if asked is None:
             raise NotFoundError("query", query_id)
         return await self.search(asked, prepare=prepare)
-
-    async def get_export(self, export_id: str) -> Export:
-        """Return one export.
-
-        Raises
-        ------
-        NotFoundError
-            There is none with this id.
-        """
-        export = await self.exports.find(export_id)
-        if export is None:
-            raise NotFoundError("export", export_id)
-        return export
 
     async def progress(self, export: Export) -> Progress:
         """Return how far an export is: by the last word of the worker, or else by the ledger."""

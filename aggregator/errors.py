@@ -1,7 +1,6 @@
 """What can go wrong in the service, and how it is told to users.
 
 AggregatorError
-├── TooLargeError          more files or bytes than may be prepared
 ├── BufferFullError        no room in the local file buffer
 ├── StagingError           a file could not be staged: path and reason
 ├── StorageDownError       (staging.mounts) a whole storage is away: tried again later
@@ -30,12 +29,6 @@ class AggregatorError(Exception):
     code = "INTERNAL"
 
 
-class TooLargeError(AggregatorError):
-    """More files or bytes were asked for than the installation prepares."""
-
-    code = "TOO_LARGE"
-
-
 class BufferFullError(AggregatorError):
     """The local file buffer has no room for what is asked."""
 
@@ -59,7 +52,6 @@ HTTP_STATUS: Mapping[type[Exception], int] = {
     PermissionDeniedError: 403,
     QueryIdCollisionError: 409,
     UnavailableError: 503,
-    TooLargeError: 413,
     BufferFullError: 507,
 }
 """Status of the nearest base class of an error; everything else is 500 and masked."""
