@@ -1,10 +1,13 @@
 """The ingest API: how extractors and data managers write the catalogue. REST, described by OpenAPI."""
 
+import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import zstandard
@@ -13,7 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from metadata_db.errors import BadInputError
-from metadata_db.ingest import Ingest, IngestReport
+from metadata_db.ingest import Ingest
+from metadata_db.letters import MAX_LETTERS
+from metadata_db.listing import MAX_FILES
 from metadata_db.openapi import openapi_document
 from metadata_db.records import Authority, Facility, Storage
 from metadata_db.tokens import Grant, TokenStore
@@ -42,12 +47,18 @@ class IngestApi:
         """Return the routes, to be mounted at the root."""
         return [
             Route("/api/v1/files", self.post_files, methods=["POST"]),
+            Route("/api/v1/removals", self.post_removals, methods=["POST"]),
+            Route("/api/v1/failures", self.get_failures),
+            Route("/api/v1/failures", self.post_failures, methods=["POST"]),
+            Route("/api/v1/failures/{id}", self.delete_failure, methods=["DELETE"]),
             Route("/api/v1/facilities", self.get_facilities),
             Route("/api/v1/facilities/{name}", self.get_facility),
             Route("/api/v1/facilities/{name}", self.put_facility, methods=["PUT"]),
             Route("/api/v1/authorities", self.get_authorities),
             Route("/api/v1/authorities/{name}", self.put_authority, methods=["PUT"]),
             Route("/api/v1/storages", self.get_storages),
+            Route("/api/v1/storages/{name}", self.get_storage),
+            Route("/api/v1/storages/{name}/files", self.get_known_files),
             Route("/api/v1/storages/{name}", self.put_storage, methods=["PUT"]),
             Route("/api/v1/openapi.json", self.get_openapi),
         ]
@@ -57,9 +68,51 @@ class IngestApi:
     async def post_files(self, request: Request) -> Response:
         """Catalogue a stream of NDJSON."""
         grant = await self._grant(request)
-        chunks = _unpack(_stream(request), request.headers.get("content-encoding", "identity"))
-        report: IngestReport = await self.ingest.load(chunks, allowed=grant.writable, on_change=self.on_change)
-        return _json(report)
+        return _json(await self.ingest.load(_lines(request), allowed=grant.writable, on_change=self.on_change))
+
+    async def post_removals(self, request: Request) -> Response:
+        """Take the files that a stream of NDJSON names out of the catalogue."""
+        grant = await self._grant(request)
+        return _json(await self.ingest.remove(_lines(request), allowed=grant.writable, on_change=self.on_change))
+
+    async def get_known_files(self, request: Request) -> Response:
+        """List the living files of a storage in the order of their paths, as NDJSON."""
+        grant = await self._grant(request)
+        found = await self.ingest.listing.page(
+            request.path_params["name"],
+            facilities=grant.writable,
+            after=request.query_params.get("after", ""),
+            limit=_whole_number(request, "limit", MAX_FILES),
+        )
+        return await _ndjson(found)
+
+    # --- failures ------------------------------------------------------------------------------------------------
+
+    async def post_failures(self, request: Request) -> Response:
+        """Keep the failures of a stream of NDJSON."""
+        grant = await self._grant(request)
+        return _json(await self.ingest.letters.load(_lines(request), allowed=grant.writable))
+
+    async def get_failures(self, request: Request) -> Response:
+        """List failures in the order of their numbers, as NDJSON; an admin is told those of nobody too."""
+        grant = await self._grant(request)
+        facility = request.query_params.get("facility")
+        if facility is not None:
+            grant.require_facility(facility)
+        found = await self.ingest.letters.page(
+            facilities=grant.writable if facility is None else (facility,),
+            storage=request.query_params.get("storage"),
+            after=_whole_number(request, "after", 0),
+            limit=_whole_number(request, "limit", MAX_LETTERS),
+        )
+        return await _ndjson(found)
+
+    async def delete_failure(self, request: Request) -> Response:
+        """Dismiss a failure."""
+        grant = await self._grant(request)
+        number = _parse_whole_number("id", request.path_params["id"])
+        await self.ingest.letters.dismiss(number, facilities=grant.writable)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
 
     # --- vocabulary ----------------------------------------------------------------------------------------------
 
@@ -84,8 +137,7 @@ class IngestApi:
 
         def permit(grant: Grant, record: Storage) -> None:
             grant.require_admin("registering a storage")
-            if not record.root.startswith("/"):
-                raise BadInputError("root", record.root, "an absolute path on the hosts of the workers")
+            _check_root(record)
 
         return await self._put(request, Storage, permit, self.vocabulary.put_storage)
 
@@ -105,6 +157,11 @@ class IngestApi:
         """List the storages; where they are mounted is for admins."""
         (await self._grant(request)).require_admin("listing the roots of storages")
         return _json(list((await self.vocabulary.get()).storages.values()))
+
+    async def get_storage(self, request: Request) -> Response:
+        """Show a storage and where it is mounted, to those who may write files that are on it."""
+        grant = await self._grant(request)
+        return _json(await self.ingest.listing.get_storage(request.path_params["name"], facilities=grant.writable))
 
     async def get_openapi(self, _request: Request) -> Response:
         """Describe this API."""
@@ -131,8 +188,66 @@ class IngestApi:
         return _json(record)
 
 
+def _check_root(storage: Storage) -> None:
+    """Check that a root can be what the storage's kind says, and holds nothing secret: publishers are shown it.
+
+    Raises
+    ------
+    BadInputError
+        It is not; a secret is not repeated.
+    """
+    if storage.kind == "local":
+        if not storage.root.startswith("/"):
+            raise BadInputError("root", storage.root, "an absolute path on the hosts of the workers")
+        return
+    # Addresses can be joined: that of an archive, '::', and that of the place where the archive is.
+    if any(_has_secret(part) for part in storage.root.split("::")):
+        raise BadInputError("root", "an address that is not shown", "one without user, password, query or fragment")
+    if not all(map(_ADDRESS.fullmatch, storage.root.split("::"))) or "://" not in storage.root:
+        raise BadInputError("root", storage.root, "an address such as s3://bucket/folder")
+
+
+def _has_secret(address: str) -> bool:
+    try:
+        found = urlsplit(address)
+    except ValueError:  # it cannot be told, so it may
+        return True
+    return "@" in found.netloc or bool(found.query) or bool(found.fragment)
+
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*(://[^\x00-\x20\x7f]+)?")
+
+
 def _json(value: Any) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+async def _ndjson(values: Sequence[msgspec.Struct]) -> Response:
+    """Return one value a line. A full page takes longer to encode than others should wait."""
+    body = await asyncio.to_thread(msgspec.json.Encoder().encode_lines, values)
+    return Response(body, media_type="application/x-ndjson")
+
+
+def _whole_number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name)
+    return default if text is None else _parse_whole_number(name, text)
+
+
+def _parse_whole_number(name: str, text: str) -> int:
+    """Return the number of a parameter.
+
+    Raises
+    ------
+    BadInputError
+        It is not made of 1 to 18 decimal digits.
+    """
+    if re.fullmatch(r"[0-9]{1,18}", text) is None:
+        raise BadInputError(name, text, "a whole number of at most 18 digits")
+    return int(text)
+
+
+def _lines(request: Request) -> AsyncIterator[bytes]:
+    return _unpack(_stream(request), request.headers.get("content-encoding", "identity"))
 
 
 async def _read_document(request: Request, kind: type[R]) -> R:

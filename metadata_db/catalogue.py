@@ -20,6 +20,7 @@ from metadata_db.canonical import canonical_sha256, set_checksum
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError, QueryIdCollisionError
 from metadata_db.query import SearchQuery
+from metadata_db.records import Relation
 from metadata_db.search import (
     NAMED,
     Condition,
@@ -80,6 +81,7 @@ class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
     provenance: dict[str, str]
     warnings: list[str]
     description: str | None
+    relations: list[Relation]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,6 +279,7 @@ def _found_file(row: RowMapping, order: Order, vocabulary: Vocabulary) -> FoundF
         values[name] = None if number is None else getattr(vocabulary, name).names[number]
     for name in ("sha256", "md5"):
         values[name] = None if values[name] is None else values[name].hex()
+    values["relations"] = msgspec.convert(values["relations"] or [], list[Relation])
     return FoundFile(cursor=encode_cursor(order, row[order.field.value], row["id"]), **values)
 
 

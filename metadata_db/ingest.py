@@ -1,26 +1,42 @@
-"""The catalogue as it is written: batches of file records in, one transaction per facility.
+"""The catalogue as it is written: batches of file records, and of removals, one transaction per facility.
 
 A batch of any length is read as a stream. Lines are decoded and checked in blocks, loaded with COPY into a table of
 the connection's own, and merged when all are there: new files are added, changed ones get a new version, equal ones
 cost a look-up. The facility's revision moves by one with each merge that changed something, in the same transaction.
+Lines that are rejected are kept as dead letters.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
-import psycopg
-from psycopg import sql
-from psycopg.types.json import Jsonb
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metadata_db.database import Database
-from metadata_db.rows import COLUMNS, JSON_COLUMNS, LOADED, Rejection, iter_blocks, make_rows
+from metadata_db.letters import (
+    DeadLetters,
+    keep,
+    make_foreign_letters,
+    make_letters,
+    settle_catalogued,
+    settle_removed,
+)
+from metadata_db.listing import Listing
+from metadata_db.loading import LoadingTable, loading
+from metadata_db.rows import (
+    COLUMNS,
+    JSON_COLUMNS,
+    LOADED,
+    REMOVED,
+    Line,
+    Rejection,
+    Row,
+    iter_blocks,
+    make_removal_rows,
+    make_rows,
+)
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
 logger = logging.getLogger(__name__)
@@ -31,14 +47,13 @@ MAX_BATCHES = 4
 MAX_REJECTIONS = 10_000
 """Rejections told in detail; beyond that they are counted."""
 
+OnChange: TypeAlias = Callable[[Mapping[str, int]], None]
 
-class IngestReport(msgspec.Struct, kw_only=True):
-    """What became of a batch; received = added + changed + unchanged + rejected."""
+
+class _Report(msgspec.Struct, kw_only=True):
+    """What became of a batch, as far as all kinds of batches tell it."""
 
     received: int = 0
-    added: int = 0
-    changed: int = 0
-    unchanged: int = 0
     rejected: int = 0
     rejections: list[Rejection] = msgspec.field(default_factory=list)
     rejections_omitted: int = 0
@@ -46,36 +61,63 @@ class IngestReport(msgspec.Struct, kw_only=True):
     revisions: dict[str, int] = msgspec.field(default_factory=dict)
     """Revision of each facility named in the batch, after it."""
 
-    def reject(self, rejection: Rejection) -> None:
-        """Count one rejected line."""
-        self.rejected += 1
-        if len(self.rejections) < MAX_REJECTIONS:
-            self.rejections.append(rejection)
-        else:
-            self.rejections_omitted += 1
+    def reject(self, rejections: Iterable[Rejection]) -> None:
+        """Count rejected lines."""
+        for rejection in rejections:
+            self.rejected += 1
+            if len(self.rejections) < MAX_REJECTIONS:
+                self.rejections.append(rejection)
+            else:
+                self.rejections_omitted += 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Merged:
-    added: int
-    changed: int
-    revision: int
+class IngestReport(_Report, kw_only=True):
+    """What became of a batch of records; received = added + changed + unchanged + rejected."""
+
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    reread: int = 0
+    """Those of the unchanged whose values were read in another way: with another Description, source or warning."""
+
+
+class RemovalReport(_Report, kw_only=True):
+    """What became of a batch of removals; received = removed + kept + unknown + rejected."""
+
+    removed: int = 0
+    kept: int = 0
+    """Files of which another version lives than the one that was missed."""
+    unknown: int = 0
+    """Files that were not in the catalogue, or no longer; also lines that name a file once more."""
+
+
+R = TypeVar("R", bound=_Report)
 
 
 class Ingest:
-    """Writes file records into the catalogue."""
+    """Writes the catalogue's files.
+
+    Attributes
+    ----------
+    letters
+        What could not be read or was rejected.
+    listing
+        What the catalogue knows of a storage, for scans that look for what changed.
+    """
 
     def __init__(self, database: Database, vocabulary: VocabularyStore) -> None:
         self._database = database
         self._vocabulary = vocabulary
         self._places = asyncio.Semaphore(MAX_BATCHES)
+        self.letters = DeadLetters(database, vocabulary)
+        self.listing = Listing(database, vocabulary)
 
     async def load(
         self,
         chunks: AsyncIterator[bytes],
         *,
         allowed: Collection[str] | None,
-        on_change: Callable[[Mapping[str, int]], None] = lambda revisions: None,
+        on_change: OnChange = lambda revisions: None,
     ) -> IngestReport:
         """Catalogue a stream of NDJSON.
 
@@ -96,171 +138,139 @@ class Ingest:
             The database gave up. Facilities merged so far are whole; sending the batch again is safe.
         """
         report = IngestReport()
-        async with self._places, self._database.session() as connection, _loading(connection) as shares:
-            async for block in iter_blocks(chunks):
-                vocabulary = await self._vocabulary.get()
-                rows, rejections = await asyncio.to_thread(make_rows, block, vocabulary, allowed)
-                report.received += len(block)
-                for rejection in rejections:
-                    report.reject(rejection)
-                await shares.copy(rows)
-            vocabulary = await self._vocabulary.get()
-            for share in shares:
-                await _merge_share(share, vocabulary, report, on_change)
+        kind = _Kind(columns=LOADED, make_rows=make_rows, merge=_merge_records, keeps_rejected=True)
+        await self._take(chunks, kind, report, allowed=allowed, on_change=on_change)
         report.unchanged = report.received - report.added - report.changed - report.rejected
         return report
 
+    async def remove(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        allowed: Collection[str] | None,
+        on_change: OnChange = lambda revisions: None,
+    ) -> RemovalReport:
+        """Remove the files that a stream of NDJSON names; parameters and errors are those of `load`."""
+        report = RemovalReport()
+        kind = _Kind(columns=REMOVED, make_rows=make_removal_rows, merge=_merge_removals, keeps_rejected=False)
+        await self._take(chunks, kind, report, allowed=allowed, on_change=on_change)
+        report.unknown = report.received - report.removed - report.kept - report.rejected
+        return report
 
-async def _merge_share(
-    share: "_Share", vocabulary: Vocabulary, report: IngestReport, on_change: Callable[[Mapping[str, int]], None]
-) -> None:
-    name = vocabulary.facility.names[share.facility_id]
-    for rejection in await share.reject_foreign(vocabulary):
-        report.reject(rejection)
-    merged = await share.merge(name)
-    report.added += merged.added
-    report.changed += merged.changed
-    report.revisions[name] = merged.revision
-    on_change({name: merged.revision})
+    async def _take(
+        self,
+        chunks: AsyncIterator[bytes],
+        kind: "_Kind[R]",
+        report: R,
+        *,
+        allowed: Collection[str] | None,
+        on_change: OnChange,
+    ) -> None:
+        async with self._places, self._database.session() as connection, loading(connection, kind.columns) as tables:
+            async for block in iter_blocks(chunks):
+                vocabulary = await self._vocabulary.get()
+                rows, rejections = await asyncio.to_thread(kind.make_rows, block, vocabulary, allowed)
+                report.received += len(block)
+                report.reject(rejections)
+                if rejections and kind.keeps_rejected:
+                    await keep(connection, make_letters(block, rejections, vocabulary, allowed))
+                await tables.copy(rows)
+            vocabulary = await self._vocabulary.get()
+            for table in tables:
+                await table.analyze()
+                foreign = await table.take_foreign(vocabulary)
+                report.reject(line.rejection for line in foreign)
+                if foreign and kind.keeps_rejected:
+                    await keep(connection, make_foreign_letters(foreign, table.facility_id, vocabulary))
+                name = vocabulary.facility.names[table.facility_id]
+                report.revisions[name] = await kind.merge(table, name, report)
+                on_change({name: report.revisions[name]})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kind(Generic[R]):
+    """A kind of batches: what is loaded of their lines, and how it is merged."""
+
+    columns: Mapping[str, str]
+    make_rows: Callable[[Sequence[Line], Vocabulary, Collection[str] | None], tuple[Sequence[Row], Sequence[Rejection]]]
+    merge: Callable[[LoadingTable, str, R], Awaitable[int]]
+    """Merges the rows of a facility, all of them or none; returns the revision in which that can be seen."""
+    keeps_rejected: bool
+    """Whether rejected lines become dead letters."""
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fates:
+    """How many paths of a batch have which fate."""
+
+    new: int
+    changed: int
+    reread: int
+    checked: int
+    replicated: int
+
+
+async def _merge_records(table: LoadingTable, facility: str, report: IngestReport) -> int:
+    async with table.transaction():
+        await table.execute("set local work_mem = '128MB'")
+        revision = await table.lock_facility()
+        await table.execute(_DECIDE)
+        fates = _Fates(**await table.fetch_one(_COUNT))
+        await _carry_out(table, fates, revision + 1)
+        await settle_catalogued(table)
+        if fates.new or fates.changed or fates.reread:
+            revision += 1
+            detail = {"added": fates.new, "changed": fates.changed, "reread": fates.reread}
+            await table.move_on("ingest", facility, {"revision": revision, **detail})
+    report.added += fates.new
+    report.changed += fates.changed
+    report.reread += fates.reread
     logger.info(
         "catalogued files",
-        extra={"action": "ingest", "facility": name, "added": merged.added, "changed": merged.changed},
+        extra={"action": "ingest", "facility": facility, "added": fates.new, "changed": fates.changed},
     )
+    return revision
 
 
-# --- what is loaded: one table of the connection's own per facility of the batch --------------------------------------
+async def _carry_out(table: LoadingTable, fates: _Fates, revision: int) -> None:
+    """Do what was decided; what has to be done to no row costs no statement."""
+    values = {"facility_id": table.facility_id, "revision": revision}
+    if fates.changed:
+        await table.execute(_SUPERSEDE, values)
+    if fates.new or fates.changed:
+        await table.execute(_INSERT, values)
+        await table.execute(_LENGTHEN, values)
+    if fates.reread:
+        await table.execute(_REREAD)
+    if fates.checked:
+        await table.execute(_CHECK)
+    if fates.replicated:
+        await table.execute(_REPLICATE)
 
-
-class _Shares:
-    """The facilities' shares of one batch, each in a loading table that is made when its first row comes."""
-
-    def __init__(self, driver: psycopg.AsyncConnection[Any]) -> None:
-        self._driver = driver
-        self._shares: dict[int, _Share] = {}
-
-    def __iter__(self) -> Iterator["_Share"]:
-        return iter([self._shares[facility_id] for facility_id in sorted(self._shares)])
-
-    async def copy(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Load rows of any facilities, as `make_rows` made them."""
-        for facility_id, group in groupby(sorted(rows, key=_facility_of), key=_facility_of):
-            if facility_id not in self._shares:
-                self._shares[facility_id] = _Share(self._driver, facility_id)
-                await self._shares[facility_id].create()
-            await self._shares[facility_id].copy(list(group))
-
-
-def _facility_of(row: tuple[Any, ...]) -> int:
-    facility_id: int = row[0]
-    return facility_id
-
-
-@asynccontextmanager
-async def _loading(connection: AsyncConnection) -> AsyncIterator[_Shares]:
-    driver: Any = (await connection.get_raw_connection()).driver_connection
-    shares = _Shares(driver)
-    try:
-        yield shares
-    except BaseException:
-        # Whatever state COPY or a cancelled task left it in: the tables go with the connection.
-        await connection.invalidate()
-        raise
-    for share in shares:
-        await share.drop()
-
-
-class _Share:
-    """One facility's rows of one batch."""
-
-    def __init__(self, driver: psycopg.AsyncConnection[Any], facility_id: int) -> None:
-        self._driver = driver
-        self.facility_id = facility_id
-        self._table = f"incoming_{facility_id}"
-        self._has_replicas = False
-
-    async def create(self) -> None:
-        """Make the loading table."""
-        columns = ", ".join(f"{name} {kind}" for name, kind in LOADED.items())
-        await self._execute("create temporary table {incoming} ({columns})", columns=columns)
-
-    async def drop(self) -> None:
-        """Drop the loading table."""
-        await self._execute("drop table {incoming}")
-
-    async def copy(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Load rows."""
-        self._has_replicas |= any(row[_REPLICAS] is not None for row in rows)
-        statement = _COPY.format(incoming=self._table)
-        async with self._driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
-            copy.set_types([*LOADED.values()])
-            for row in rows:
-                await copy.write_row(row)
-
-    async def reject_foreign(self, vocabulary: Vocabulary) -> list[Rejection]:
-        """Take out lines whose path on a shared storage is catalogued for another facility."""
-        shared = [number for number, storage in vocabulary.storages.items() if storage.facility is None]
-        if not shared:
-            return []
-        found = await self._execute(_FOREIGN, values={"facility_id": self.facility_id, "shared": shared})
-        return [
-            Rejection(line=line, field="path", reason=f"is catalogued for {vocabulary.facility.names[owner]} already")
-            for line, owner in sorted(await found.fetchall())
-        ]
-
-    async def merge(self, name: str) -> _Merged:
-        """Merge the rows into the catalogue: all of them, with the revision and the change, or nothing."""
-        await self._execute("analyze {incoming} (storage_id, path, line)")
-        async with self._driver.transaction():
-            await self._execute("set local work_mem = '128MB'")
-            # The lock puts the merges of one facility in a row, and so its revisions in order.
-            locked = await self._execute(
-                "select revision from facility where id = %(id)s for update", values={"id": self.facility_id}
-            )
-            present = (await locked.fetchone() or (0,))[0]
-            values = {"facility_id": self.facility_id, "revision": present + 1}
-            await self._execute(_DECIDE)
-            changed = (await self._execute(_SUPERSEDE, values=values)).rowcount
-            inserted = (await self._execute(_INSERT, values=values)).rowcount
-            if self._has_replicas:
-                await self._execute(_REPLICATE)
-            if inserted == 0:
-                return _Merged(added=0, changed=0, revision=present)
-            await self._execute(_MOVE_ON, values=values)
-            detail = {"revision": present + 1, "added": inserted - changed, "changed": changed}
-            await self._execute(
-                "insert into change (kind, subject, detail) values ('ingest', %(name)s, %(detail)s)",
-                values={"name": name, "detail": Jsonb(detail)},
-            )
-        return _Merged(added=inserted - changed, changed=changed, revision=present + 1)
-
-    async def _execute(
-        self, statement: str, *, values: Mapping[str, Any] | None = None, **parts: str
-    ) -> psycopg.AsyncCursor[Any]:
-        return await self._driver.execute(sql.SQL(statement.format(incoming=self._table, **parts)), values)
-
-
-_REPLICAS = list(LOADED).index("replicas")
-
-_COPY = f"copy {{incoming}} ({', '.join(LOADED)}) from stdin (format binary)"
-
-_FOREIGN = """
-    delete from {incoming} as incoming using file
-    where incoming.storage_id = any(%(shared)s)
-      and file.storage_id = incoming.storage_id and file.path = incoming.path
-      and file.removed_in is null and file.facility_id <> %(facility_id)s
-    returning incoming.line, file.facility_id
-"""
 
 _DECIDE = """
     create temporary table fate on commit drop as
     select distinct on (incoming.storage_id, incoming.path)
-        incoming.line, file.id as living_id, file.digest = incoming.digest as is_same
+        incoming.line, file.id as living_id, file.digest = incoming.digest as is_same,
+        file.reading is distinct from incoming.reading as is_read_otherwise,
+        incoming.sha256 is not null and file.checked_at < now() - interval '1 hour' as is_check,
+        incoming.replicas is not null as is_replicated
     from {incoming} as incoming left join file on file.storage_id = incoming.storage_id
         and file.path = incoming.path and file.removed_in is null
     order by incoming.storage_id, incoming.path, incoming.line desc
 """
 """What becomes of each path, looked up once, in narrow rows because they are sorted. One that stands twice in a batch
 counts as it stands last."""
+
+_COUNT = """
+    select count(*) filter (where living_id is null) as new, count(*) filter (where not is_same) as changed,
+        count(*) filter (where is_same and is_read_otherwise) as reread,
+        count(*) filter (where is_same and is_check) as checked, count(*) filter (where is_replicated) as replicated
+    from fate
+"""
 
 _SUPERSEDE = """
     update file set removed_in = %(revision)s from fate where file.id = fate.living_id and not fate.is_same
@@ -272,17 +282,73 @@ _INSERT = f"""
     from {{incoming}} join fate using (line) where fate.is_same is not true
 """
 
-_MOVE_ON = """
-    update facility set revision = %(revision)s,
-        longest = greatest(longest, (select max(time_end - time_begin) from {incoming}))
-    where id = %(facility_id)s
+_LENGTHEN = """
+    update facility set longest = found.longest
+    from (select max(time_end - time_begin) as longest from {incoming}) as found
+    where facility.id = %(facility_id)s and facility.longest < found.longest
+"""
+
+_REREAD = """
+    update file set description = incoming.description, provenance = incoming.provenance::jsonb,
+        warnings = incoming.warnings::jsonb, reading = incoming.reading
+    from {incoming} as incoming join fate using (line)
+    where file.id = fate.living_id and fate.is_same and fate.is_read_otherwise
+"""
+"""In place: the values are the same, so no version of the file is another."""
+
+_CHECK = """
+    update file set checked_at = now() from fate where file.id = fate.living_id and fate.is_same and fate.is_check
 """
 
 _REPLICATE = """
     insert into replica (sha256, storage_id, path)
     select distinct on (place->>0, place->>1) incoming.sha256, (place->>0)::int, place->>1
-    from {incoming} as incoming, jsonb_array_elements(incoming.replicas::jsonb) as place
-    where incoming.replicas is not null
+    from {incoming} as incoming join fate using (line), jsonb_array_elements(incoming.replicas::jsonb) as place
+    where fate.is_replicated
     order by place->>0, place->>1, incoming.line desc
     on conflict (storage_id, path) do update set sha256 = excluded.sha256
 """
+
+
+# --- removals ---------------------------------------------------------------------------------------------------------
+
+
+async def _merge_removals(table: LoadingTable, facility: str, report: RemovalReport) -> int:
+    values = {"facility_id": table.facility_id}
+    async with table.transaction():
+        revision = await table.lock_facility()
+        await table.execute(_MISS, values)
+        removed = (await table.execute(_REMOVE, values | {"revision": revision + 1})).rowcount
+        kept = (await table.fetch_one("select count(*) as kept from fate where not is_missed"))["kept"]
+        if kept:
+            await table.execute(_FORGET_KEPT)
+        await settle_removed(table)
+        if removed:
+            revision += 1
+            await table.move_on("removal", facility, {"revision": revision, "removed": removed})
+    report.removed += removed
+    report.kept += kept
+    logger.info("removed files", extra={"action": "removal", "facility": facility, "removed": removed})
+    return revision
+
+
+_MISS = """
+    create temporary table fate on commit drop as
+    select distinct on (incoming.storage_id, incoming.path)
+        incoming.storage_id, incoming.path, file.id as living_id,
+        incoming.size_bytes is null or (file.size_bytes = incoming.size_bytes
+            and file.modified_at is not distinct from incoming.modified_at) as is_missed
+    from {incoming} as incoming join file on file.storage_id = incoming.storage_id
+        and file.path = incoming.path and file.removed_in is null and file.facility_id = %(facility_id)s
+    order by incoming.storage_id, incoming.path, incoming.line desc
+"""
+
+_REMOVE = """
+    update file set removed_in = %(revision)s from fate where file.id = fate.living_id and fate.is_missed
+"""
+
+_FORGET_KEPT = """
+    delete from {incoming} as incoming using fate
+    where incoming.storage_id = fate.storage_id and incoming.path = fate.path and not fate.is_missed
+"""
+"""What stays in the catalogue keeps its letters too."""

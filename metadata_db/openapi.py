@@ -4,8 +4,10 @@ from typing import Any
 
 import msgspec
 
-from metadata_db.ingest import IngestReport
-from metadata_db.records import Authority, Facility, FileRecord, Storage
+from metadata_db.ingest import IngestReport, RemovalReport
+from metadata_db.letters import MAX_LETTERS, FailureReport
+from metadata_db.listing import MAX_FILES
+from metadata_db.records import Authority, DeadLetter, Facility, Failure, FileRecord, KnownFile, Removal, Storage
 
 _DOCUMENTS = {
     "facilities": ("facility", Facility),
@@ -13,18 +15,21 @@ _DOCUMENTS = {
     "storages": ("storage", Storage),
 }
 
+_RECORDS = (FileRecord, Facility, Authority, Storage, KnownFile, Removal, Failure, DeadLetter)
+
 
 def openapi_document() -> dict[str, Any]:
     """Return the description as plain JSON values (OpenAPI 3.1)."""
-    kinds = [FileRecord, Facility, Authority, Storage, IngestReport]
+    kinds = [*_RECORDS, IngestReport, RemovalReport, FailureReport]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     references = dict(zip((kind.__name__ for kind in kinds), schemas, strict=True))
     components["Error"] = _error_schema()
-    paths = {"/api/v1/files": {"post": _post_files(references)}}
+    paths = _file_paths(references) | _failure_paths(references)
     for plural, (singular, kind) in _DOCUMENTS.items():
         paths[f"/api/v1/{plural}"] = {"get": _list(plural, references[kind.__name__])}
         paths[f"/api/v1/{plural}/{{name}}"] = {"put": _put(singular, references[kind.__name__])}
     paths["/api/v1/facilities/{name}"]["get"] = _get("facility", references["Facility"])
+    paths["/api/v1/storages/{name}"]["get"] = _get("storage", references["Storage"], needs_token=True)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -54,12 +59,17 @@ def _json_content(schema: Any) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
+def _lines_content(schema: Any) -> dict[str, Any]:
+    return {"application/x-ndjson": {"schema": schema}}
+
+
+def _failures(*codes: tuple[str, str]) -> dict[str, Any]:
+    content = _json_content({"$ref": "#/components/schemas/Error"})
+    return {code: {"description": text, "content": content} for code, text in codes}
+
+
 def _responses(schema: Any, *codes: tuple[str, str]) -> dict[str, Any]:
-    failures = {
-        code: {"description": text, "content": _json_content({"$ref": "#/components/schemas/Error"})}
-        for code, text in codes
-    }
-    return {"200": {"description": "Done", "content": _json_content(schema)}, **failures}
+    return {"200": {"description": "Done", "content": _json_content(schema)}, **_failures(*codes)}
 
 
 _DENIED = ("403", "The token is missing, unknown, or does not allow this")
@@ -67,7 +77,60 @@ _BAD = ("422", "Something sent cannot be understood; the error names field, valu
 _AWAY = ("503", "The database is away; try again after the time in Retry-After")
 
 
-def _post_files(references: dict[str, Any]) -> dict[str, Any]:
+_GONE = ("404", "There is none of this name or number")
+
+
+def _file_paths(references: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "/api/v1/files": {
+            "post": _post_lines(
+                "postFiles",
+                "Catalogue a batch of files",
+                "One FileRecord a line, as many as wanted: the body is read as a stream. All accepted lines of a "
+                "facility are merged in one transaction; rejected ones are kept as failures. Sending a batch again "
+                "changes nothing.",
+                references["FileRecord"],
+                references["IngestReport"],
+            )
+        },
+        "/api/v1/removals": {
+            "post": _post_lines(
+                "postRemovals",
+                "Take a batch of files out of the catalogue",
+                "One Removal a line. A file of which another version lives than the one named is kept. Answers as of "
+                "earlier revisions still have the files. Sending a batch again changes nothing.",
+                references["Removal"],
+                references["RemovalReport"],
+            )
+        },
+        "/api/v1/storages/{name}/files": {"get": _list_known_files(references["KnownFile"])},
+    }
+
+
+def _failure_paths(references: dict[str, Any]) -> dict[str, Any]:
+    post = _post_lines(
+        "postFailures",
+        "Keep a batch of files that could not be read",
+        "One Failure a line. It is kept until the file is catalogued with its content, removed or dismissed.",
+        references["Failure"],
+        references["FailureReport"],
+    )
+    delete = {
+        "operationId": "deleteFailure",
+        "summary": "Dismiss a failure",
+        "security": [{"token": []}],
+        "parameters": [
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}, "description": "Its number"}
+        ],
+        "responses": {"204": {"description": "Done"}, **_failures(_DENIED, _GONE, _BAD, _AWAY)},
+    }
+    return {
+        "/api/v1/failures": {"get": _list_failures(references["DeadLetter"]), "post": post},
+        "/api/v1/failures/{id}": {"delete": delete},
+    }
+
+
+def _post_lines(operation: str, summary: str, description: str, line: Any, report: Any) -> dict[str, Any]:
     encoding = {
         "name": "Content-Encoding",
         "in": "header",
@@ -75,18 +138,62 @@ def _post_files(references: dict[str, Any]) -> dict[str, Any]:
         "description": "How the body is packed, if it is",
     }
     return {
-        "operationId": "postFiles",
-        "summary": "Catalogue a batch of files",
-        "description": "One FileRecord a line, as many as wanted: the body is read as a stream. All accepted "
-        "lines of a facility are merged in one transaction. Sending a batch again changes nothing.",
+        "operationId": operation,
+        "summary": summary,
+        "description": description,
         "security": [{"token": []}],
         "parameters": [encoding],
-        "requestBody": {
-            "required": True,
-            "content": {"application/x-ndjson": {"schema": references["FileRecord"]}},
-        },
-        "responses": _responses(references["IngestReport"], _DENIED, _BAD, _AWAY),
+        "requestBody": {"required": True, "content": _lines_content(line)},
+        "responses": _responses(report, _DENIED, _BAD, _AWAY),
     }
+
+
+def _list_known_files(reference: Any) -> dict[str, Any]:
+    return {
+        "operationId": "listKnownFiles",
+        "summary": "List the living files of a storage",
+        "description": "In the order of the bytes of their paths; fewer than the limit mean that there are no more. "
+        "Of a shared storage only the files that the token may write.",
+        "security": [{"token": []}],
+        "parameters": [
+            _name_parameter("storage"),
+            _query_parameter("after", {"type": "string"}, "Path behind which the page begins"),
+            _limit_parameter(MAX_FILES),
+        ],
+        "responses": {
+            "200": {"description": "One a line", "content": _lines_content(reference)},
+            **_failures(_DENIED, _GONE, _BAD, _AWAY),
+        },
+    }
+
+
+def _list_failures(reference: Any) -> dict[str, Any]:
+    return {
+        "operationId": "listFailures",
+        "summary": "List what could not be read or was rejected",
+        "description": "Oldest first; fewer than the limit mean that there are no more. A publisher is told those of "
+        "its facilities, an admin all, with those that belong to nobody.",
+        "security": [{"token": []}],
+        "parameters": [
+            _query_parameter("facility", {"type": "string"}, "Only those of this facility"),
+            _query_parameter("storage", {"type": "string"}, "Only those of this storage"),
+            _query_parameter("after", {"type": "integer"}, "Number behind which the page begins"),
+            _limit_parameter(MAX_LETTERS),
+        ],
+        "responses": {
+            "200": {"description": "One a line", "content": _lines_content(reference)},
+            **_failures(_DENIED, _BAD, _AWAY),
+        },
+    }
+
+
+def _query_parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def _limit_parameter(most: int) -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": most}
+    return _query_parameter("limit", schema, "Most lines of the answer")
 
 
 def _name_parameter(kind: str) -> dict[str, Any]:
@@ -110,13 +217,13 @@ def _put(kind: str, reference: Any) -> dict[str, Any]:
     }
 
 
-def _get(kind: str, reference: Any) -> dict[str, Any]:
+def _get(kind: str, reference: Any, *, needs_token: bool = False) -> dict[str, Any]:
     return {
         "operationId": f"get{kind.capitalize()}",
         "summary": f"Show a {kind}",
-        "security": [],
+        "security": [{"token": []}] if needs_token else [],
         "parameters": [_name_parameter(kind)],
-        "responses": _responses(reference, ("404", f"No {kind} of this name"), _AWAY),
+        "responses": _responses(reference, *((_DENIED,) if needs_token else ()), _GONE, _AWAY),
     }
 
 

@@ -40,6 +40,8 @@ Declination: TypeAlias = Annotated[float, Meta(ge=-90, le=90)]
 EnergyEv: TypeAlias = Annotated[float, Meta(ge=0, le=1e30)]
 AttributeValue: TypeAlias = bool | int | float | Text | list[bool | int | float | Text]
 AttributeType: TypeAlias = Literal["boolean", "integer", "number", "text", "time", "list"]
+RelationKind: TypeAlias = Literal["sidecar_of", "index_of", "irf_for", "reprocessing_of"]
+FailureStage: TypeAlias = Literal["extraction", "ingest"]
 
 
 class PathError(ValueError):
@@ -101,6 +103,27 @@ class Replica(_Record, frozen=True, kw_only=True):
         check_path(self.path)
 
 
+class Relation(_Record, frozen=True, kw_only=True):
+    """What a file is to others: the sidecar of one, the index of a folder, the response for some, made anew from one.
+
+    The others are named, not looked up: they may be catalogued later, or never.
+    """
+
+    kind: RelationKind
+    path: Annotated[str, Meta(min_length=1, max_length=MAX_PATH_CHARACTERS)] | None = None
+    """Path of the other files, or a pattern with ``*``, ``**``, ``?`` and ``[abc]`` as in the filter of paths."""
+    obs_id: Word | None = None
+    """Observation id of the other files; with `path` too, both must hold."""
+    storage: Name | None = None
+    """Storage of the other files; None means the file's own."""
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.obs_id is None:
+            raise ValueError("a relation needs a path or an obs_id of what it is to")
+        if self.path is not None and (self.path[0] == "/" or _CONTROL.search(self.path)):
+            raise ValueError("the path of a relation is absolute or holds a control character")
+
+
 class FileRecord(_Record, frozen=True, kw_only=True):
     """One file: what its storage knows, and what its content says. Absent means unknown, never zero.
 
@@ -156,8 +179,10 @@ class FileRecord(_Record, frozen=True, kw_only=True):
     warnings: Annotated[list[Text], Meta(max_length=100)] = field(default_factory=list)
     """What was odd about the values."""
     description: Word | None = None
-    """Name, version and digest of the Description that read the file."""
+    """Name, version and digest of the Description by which the file was read, or found to be none of its products."""
     replicas: Annotated[list[Replica], Meta(max_length=16)] = field(default_factory=list)
+    relations: Annotated[list[Relation], Meta(max_length=16)] = field(default_factory=list)
+    """What the file is to others."""
 
     def __post_init__(self) -> None:
         check_path(self.path)
@@ -172,6 +197,38 @@ class FileRecord(_Record, frozen=True, kw_only=True):
             raise ValueError("energy_max_ev is below energy_min_ev")
         if self.replicas and self.sha256 is None:
             raise ValueError("replicas need a sha256, which says that they are the same bytes")
+
+
+class Removal(_Record, frozen=True, kw_only=True):
+    """A file that is no longer on its storage.
+
+    With `size_bytes` and `modified_at` as the catalogue told them, only that version is removed: a file that came
+    back, and was catalogued anew, while a slow scan still held it for gone, stays.
+    """
+
+    facility: Name
+    storage: Name
+    path: str
+    size_bytes: Count | None = None
+    """Size of the version that was missed; None removes whichever version there is."""
+    modified_at: Utc | None = None
+    """Time of modification of the version that was missed, None if the catalogue told none; counts with a size only."""
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+        _check_time("modified_at", self.modified_at)
+        if self.modified_at is not None and self.size_bytes is None:
+            raise ValueError("modified_at is given without size_bytes")
+
+
+class Failure(_Record, frozen=True, kw_only=True):
+    """A file that could not be read, and why."""
+
+    facility: Name
+    storage: Name
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    """As far as it can be told: a name that no catalogue may hold is a reason to fail."""
+    reason: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class Authority(_Record, frozen=True, kw_only=True):
@@ -243,14 +300,56 @@ class Storage(_Record, frozen=True, kw_only=True):
     """A read-only place where bytes live."""
 
     name: Name
-    kind: Literal["local"] = "local"
-    """``local``: a tree of the local or a mounted file system (CernVM-FS, NFS, EOS)."""
+    kind: Literal["local", "remote"] = "local"
+    """``local``: a tree of the local or a mounted file system (CernVM-FS, NFS, EOS); ``remote``: one at a server."""
     root: Annotated[str, Meta(min_length=1, max_length=1024)]
-    """Absolute path of the tree on the hosts of the workers."""
+    """Absolute path of the tree on the hosts of the workers, or its address, without a user or a password in it."""
     title: Word | None = None
     facility: Name | None = None
     """The only facility whose files are there; None when several share it."""
     enabled: bool = True
+
+
+# --- what the catalogue tells -----------------------------------------------------------------------------------
+
+
+class _Told(Struct, frozen=True, omit_defaults=True):
+    """Common behaviour of what the catalogue tells: nulls are left out, fields of a newer catalogue passed over."""
+
+
+class KnownFile(_Told, frozen=True, kw_only=True):
+    """What the catalogue knows of a file, for the eyes of a scan: enough to tell whether it changed."""
+
+    path: str
+    size_bytes: int
+    facility: str
+    modified_at: Utc | None = None
+    sha256: str | None = None
+    checked_at: Utc | None = None
+    """When the content was last read and had this `sha256`, to an hour; None without one."""
+    description: str | None = None
+    """Name, version and digest of the Description that read it; None if its content was not read."""
+
+
+class DeadLetter(_Told, frozen=True, kw_only=True):
+    """A file or record that failed, kept until it succeeds or somebody dismisses it."""
+
+    id: int
+    stage: FailureStage
+    """``extraction``: the file could not be read. ``ingest``: its record was rejected."""
+    reason: str
+    tries: int
+    """How often it has failed."""
+    first_at: Utc
+    last_at: Utc
+    facility: str | None = None
+    """Whose it is; None if that cannot be told."""
+    storage: str | None = None
+    path: str | None = None
+    field: str | None = None
+    """The field of the record at fault."""
+    line: str | None = None
+    """The record as it was sent, if it is not too long."""
 
 
 FIELD_EXPECTATIONS: Mapping[str, str] = {

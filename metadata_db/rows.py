@@ -1,18 +1,22 @@
 """A batch on its way in: a stream of bytes → lines → checked records → rows for COPY, and a rejection of each bad line.
 
+Two kinds of batches come: records of files, and removals of them.
+
 Everything here is values in, values out; nothing touches the database.
 """
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from metadata_db.canonical import fingerprint
 from metadata_db.errors import BadInputError
-from metadata_db.records import FIELD_EXPECTATIONS, AttributeType, FileRecord
+from metadata_db.query import parse_globs
+from metadata_db.records import FIELD_EXPECTATIONS, AttributeType, FileRecord, Removal
 from metadata_db.vocabulary import Vocabulary
 
 MAX_LINE_BYTES = 1_000_000
@@ -58,7 +62,9 @@ COLUMNS: Mapping[str, str] = {
     "provenance": TEXT,
     "warnings": TEXT,
     "description": TEXT,
+    "relations": TEXT,
     "digest": BYTES,
+    "reading": BYTES,
     "fingerprint_high": BIGINT,
     "fingerprint_low": BIGINT,
 }
@@ -67,7 +73,22 @@ COLUMNS: Mapping[str, str] = {
 LOADED: Mapping[str, str] = {**COLUMNS, "replicas": TEXT, "line": BIGINT}
 """Columns of the loading table: those of a file, its replicas as [[number of the storage, path], …], the line."""
 
-JSON_COLUMNS = ("attributes", "provenance", "warnings")
+JSON_COLUMNS = ("attributes", "provenance", "warnings", "relations")
+
+REMOVED: Mapping[str, str] = {
+    "facility_id": INT,
+    "storage_id": INT,
+    "path": TEXT,
+    "size_bytes": BIGINT,
+    "modified_at": TIME,
+    "line": BIGINT,
+}
+"""Columns of the loading table of removals."""
+
+Line: TypeAlias = tuple[int, bytes]
+"""A line and its number, from 1."""
+
+Row: TypeAlias = tuple[Any, ...]
 
 
 class Rejection(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +108,10 @@ class RecordError(ValueError):
         super().__init__(reason)
 
 
-_DECODER = msgspec.json.Decoder(FileRecord)
+T = TypeVar("T", bound=msgspec.Struct)
+
+_FILES = msgspec.json.Decoder(FileRecord)
+_REMOVALS = msgspec.json.Decoder(Removal)
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`$")
@@ -104,7 +128,12 @@ _ATTRIBUTE_TYPES: Mapping[AttributeType, tuple[type, ...]] = {
 
 
 def decode_line(line: bytes) -> FileRecord:
-    """Return the record of one line of NDJSON.
+    """Return the record of one line of NDJSON; see `decode_as`."""
+    return decode_as(_FILES, line)
+
+
+def decode_as(decoder: msgspec.json.Decoder[T], line: bytes) -> T:
+    """Return what one line of NDJSON says.
 
     Raises
     ------
@@ -114,26 +143,26 @@ def decode_line(line: bytes) -> FileRecord:
     if b"\\u0000" in line:
         raise RecordError("", "holds a NUL character, which no value may have")
     try:
-        return _DECODER.decode(line)
+        return decoder.decode(line)
     except msgspec.ValidationError as error:
-        raise _record_error(str(error)) from None
+        raise _record_error(str(error), decoder.type.__struct_fields__) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError("", f"is not a JSON object: {error}") from None
 
 
-def _record_error(message: str) -> RecordError:
+def _record_error(message: str, fields: Iterable[str]) -> RecordError:
     """Read the field out of a message of msgspec's, and add what was expected where the type does not say it."""
     at = _AT.search(message)
     reason = message[: at.start()] if at else message
     for pattern in (_UNKNOWN_FIELD, _MISSING_FIELD):
         if found := pattern.search(reason):
             return RecordError(found[1], reason)
-    field = at[1] if at else next((name for name in FileRecord.__struct_fields__ if reason.startswith(name)), "")
+    field = at[1] if at else next((name for name in fields if reason.startswith(name)), "")
     expected = FIELD_EXPECTATIONS.get(field)
     return RecordError(field, f"{reason}; expected {expected}" if at and expected else reason)
 
 
-def make_row(record: FileRecord, vocabulary: Vocabulary, allowed: Collection[str] | None) -> tuple[Any, ...]:
+def make_row(record: FileRecord, vocabulary: Vocabulary, allowed: Collection[str] | None) -> Row:
     """Return the values of a record in the order of `LOADED` without the line, names turned into numbers.
 
     Raises
@@ -141,13 +170,7 @@ def make_row(record: FileRecord, vocabulary: Vocabulary, allowed: Collection[str
     RecordError
         The facility is not one of `allowed` (None: all are), or a name or attribute is not registered.
     """
-    facility_id = _find(vocabulary.facility.ids, record.facility, "facility")[0]
-    if allowed is not None and record.facility not in allowed:
-        raise RecordError("facility", f"this token may not write for {record.facility}")
-    storage_id = _find(vocabulary.storage.ids, record.storage, "storage")[0]
-    owner = vocabulary.storages[storage_id].facility
-    if owner is not None and owner != record.facility:
-        raise RecordError("storage", f"{record.storage} holds files of {owner} only")
+    facility_id, storage_id = find_home(record.facility, record.storage, vocabulary, allowed)
     if record.attributes:
         _check_attributes(record, vocabulary.attributes[facility_id])
     high, low = fingerprint(record.storage, record.path, record.size_bytes, record.sha256)
@@ -186,11 +209,57 @@ def make_row(record: FileRecord, vocabulary: Vocabulary, allowed: Collection[str
         _ENCODER.encode(record.provenance).decode(),
         _ENCODER.encode(record.warnings).decode(),
         record.description,
-        hashlib.blake2b(_ENCODER.encode(record), digest_size=16).digest(),
+        _relations(record, vocabulary) if record.relations else None,
+        *_digests(record),
         high,
         low,
         _replicas(record, vocabulary) if record.replicas else None,
     )
+
+
+def find_home(facility: str, storage: str, vocabulary: Vocabulary, allowed: Collection[str] | None) -> tuple[int, int]:
+    """Return the numbers of a facility and of the storage that its file is on.
+
+    Raises
+    ------
+    RecordError
+        One of them is not registered, the facility is not one of `allowed`, or the storage is another facility's.
+    """
+    facility_id = _find(vocabulary.facility.ids, facility, "facility")[0]
+    if allowed is not None and facility not in allowed:
+        raise RecordError("facility", f"this token may not write for {facility}")
+    storage_id = _find(vocabulary.storage.ids, storage, "storage")[0]
+    owner = vocabulary.storages[storage_id].facility
+    if owner is not None and owner != facility:
+        raise RecordError("storage", f"{storage} holds files of {owner} only")
+    return facility_id, storage_id
+
+
+def _digests(record: FileRecord) -> tuple[bytes, bytes | None]:
+    """Return the digest of what a record says, and that of how it was read.
+
+    Defaults are not part of them: a field that records gain later leaves them as they are.
+    """
+    reading = (record.description, record.provenance, record.warnings)
+    if not any(reading):
+        return _digest(record), None
+    return _digest(replace(record, description=None, provenance={}, warnings=[])), _digest(reading)
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.blake2b(_ENCODER.encode(value), digest_size=16).digest()
+
+
+def _relations(record: FileRecord, vocabulary: Vocabulary) -> str:
+    for relation in record.relations:
+        if relation.storage is not None:
+            _find(vocabulary.storage.ids, relation.storage, "relations")
+        if relation.path is not None:
+            try:
+                parse_globs("relations", [relation.path])
+            except BadInputError as error:
+                raise RecordError("relations", f"path: got {error.value}, expected {error.expected}") from None
+    return _ENCODER.encode(record.relations).decode()
 
 
 def _replicas(record: FileRecord, vocabulary: Vocabulary) -> str:
@@ -227,20 +296,44 @@ def _check_attributes(record: FileRecord, declared: Mapping[str, Any]) -> None:
             raise RecordError(f"attributes.{name}", f"got {value!r}, expected a value of type {attribute.type}")
 
 
+def make_removal_row(removal: Removal, vocabulary: Vocabulary, allowed: Collection[str] | None) -> Row:
+    """Return the values of a removal in the order of `REMOVED` without the line.
+
+    Raises
+    ------
+    RecordError
+        The facility is not one of `allowed` (None: all are), or a name is not registered.
+    """
+    home = find_home(removal.facility, removal.storage, vocabulary, allowed)
+    return (*home, removal.path, removal.size_bytes, removal.modified_at)
+
+
 def make_rows(
-    lines: Iterable[tuple[int, bytes]], vocabulary: Vocabulary, allowed: Collection[str] | None
-) -> tuple[list[tuple[Any, ...]], list[Rejection]]:
-    """Return the row of `LOADED` of each good line, and a rejection of each other one."""
+    lines: Iterable[Line], vocabulary: Vocabulary, allowed: Collection[str] | None
+) -> tuple[list[Row], list[Rejection]]:
+    """Return the row of `LOADED` of each good line of file records, and a rejection of each other one."""
+    return sift(lines, lambda line: make_row(decode_line(line), vocabulary, allowed))
+
+
+def make_removal_rows(
+    lines: Iterable[Line], vocabulary: Vocabulary, allowed: Collection[str] | None
+) -> tuple[list[Row], list[Rejection]]:
+    """Return the row of `REMOVED` of each good line of removals, and a rejection of each other one."""
+    return sift(lines, lambda line: make_removal_row(decode_as(_REMOVALS, line), vocabulary, allowed))
+
+
+def sift(lines: Iterable[Line], make: Callable[[bytes], Row]) -> tuple[list[Row], list[Rejection]]:
+    """Return what `make` makes of each line, with the line's number, and a rejection where it raised `RecordError`."""
     rows, rejections = [], []
     for number, line in lines:
         try:
-            rows.append((*make_row(decode_line(line), vocabulary, allowed), number))
+            rows.append((*make(line), number))
         except RecordError as error:
             rejections.append(Rejection(line=number, field=error.field, reason=str(error)))
     return rows, rejections
 
 
-async def iter_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[tuple[int, bytes]]]:
+async def iter_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[Line]]:
     """Cut a stream of bytes into lines with their numbers, in blocks; empty lines are passed over.
 
     Raises
@@ -248,7 +341,7 @@ async def iter_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[tuple[
     BadInputError
         A line is longer than `MAX_LINE_BYTES`: where the next one begins is no longer worth reading for.
     """
-    block: list[tuple[int, bytes]] = []
+    block: list[Line] = []
     rest, number = b"", 0
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

@@ -223,7 +223,8 @@ def facet_statement(field: FacetField, wanted: Condition) -> Select[Any]:
 PAGE_COLUMNS = [
     column
     for column in file.c
-    if column.name not in ("digest", "fingerprint_high", "fingerprint_low", "added_in", "removed_in")
+    if column.name
+    not in ("digest", "reading", "checked_at", "fingerprint_high", "fingerprint_low", "added_in", "removed_in")
 ]
 """What a page needs of a file: all that users can see."""
 

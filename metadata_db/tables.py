@@ -131,7 +131,7 @@ storage = Table(
     Column("title", Text),
     Column("facility_id", ForeignKey("facility.id")),
     Column("enabled", Boolean, nullable=False, server_default=text("true")),
-    CheckConstraint("kind in ('local')", name="kind"),
+    CheckConstraint("kind in ('local', 'remote')", name="kind"),
 )
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -144,7 +144,8 @@ file = Table(
     # an ingest (19 of 37 µs a row, measured), and could only catch a defect of our own.
     Column("facility_id", SmallInteger, nullable=False),
     Column("storage_id", SmallInteger, nullable=False),
-    Column("path", Text, nullable=False),
+    # In the order of the bytes, whatever the database's own collation: scans merge listings with what they walk.
+    Column("path", Text(collation="C"), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", LargeBinary),
     Column("md5", LargeBinary),
@@ -176,8 +177,14 @@ file = Table(
     Column("provenance", JSONB, nullable=False),
     Column("warnings", JSONB, nullable=False),
     Column("description", Text),
-    # Digest of the whole record: tells a changed record from an equal one without comparing forty columns.
+    # What the file is to others, as it was sent; null when nothing.
+    Column("relations", JSONB),
+    # Digest of what the record says: tells a changed record from an equal one without comparing forty columns.
     Column("digest", LargeBinary, nullable=False),
+    # Digest of how it was read: description, provenance and warnings; null when there are none of them.
+    Column("reading", LargeBinary),
+    # When a record with a sha256 last came. Like `reading` in no index, so that moving it on touches the row alone.
+    Column("checked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     # Two halves of a hash of (storage, path, size, sha256); their sums over a set are the set's checksum.
     Column("fingerprint_high", BigInteger, nullable=False),
     Column("fingerprint_low", BigInteger, nullable=False),
@@ -216,8 +223,32 @@ replica = Table(
     # By content, not by file: a replica stays one of the same bytes whatever happens to the catalogued file.
     Column("sha256", LargeBinary, nullable=False, index=True),
     Column("storage_id", ForeignKey("storage.id"), nullable=False),
-    Column("path", Text, nullable=False),
+    Column("path", Text(collation="C"), nullable=False),
     UniqueConstraint("storage_id", "path"),
+)
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    # Digest of (facility, storage, path, stage), or of the line where no path can be read: a failure that is repeated
+    # is the same letter. A digest, because the path of a bad line may be longer than an index takes.
+    Column("key", LargeBinary, nullable=False, unique=True),
+    Column("facility_id", ForeignKey("facility.id")),
+    # What the line said, known or not.
+    Column("storage", Text),
+    Column("path", Text(collation="C")),
+    Column("stage", Text, nullable=False),
+    Column("field", Text),
+    Column("reason", Text, nullable=False),
+    Column("line", Text),
+    Column("tries", Integer, nullable=False, server_default=text("1")),
+    Column("first_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("stage in ('extraction', 'ingest')", name="stage"),
+    Index("dead_letter_facility_id_id_idx", "facility_id", "id"),
 )
 
 # --- questions and exports ------------------------------------------------------------------------------------------

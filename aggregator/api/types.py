@@ -190,6 +190,21 @@ class Facility:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+@strawberry.type(description="What a file is to others. They are named, not looked up: they may not be catalogued.")
+class Relation:
+    """Relation of a file."""
+
+    kind: str = _field("sidecar_of, index_of, irf_for or reprocessing_of.")
+    storage: str = _field("Where the other files are kept.")
+    path: str | None = _field("Path of the other files, or a pattern of paths; null when the id alone says it.")
+    obs_id: str | None = _field("Observation id of the other files; with a path too, both must hold.")
+
+    @classmethod
+    def of(cls, record: records.Relation, storage: str) -> Self:
+        """Return the type of a relation of a file that is kept on `storage`."""
+        return cls(kind=record.kind, storage=record.storage or storage, path=record.path, obs_id=record.obs_id)
+
+
 @strawberry.type(description="One catalogued file. What is not known is null; null is never zero.")
 class File:
     """File."""
@@ -229,11 +244,13 @@ class File:
     provenance: JsonObject = _field("Where each value came from, by field.")
     warnings: list[str] = _field("What was odd about the values.")
     description: str | None = _field("Name, version and digest of the Description that read it.")
+    relations: list[Relation] = _field("What it is to other files.")
 
     @classmethod
     def of(cls, found: FoundFile) -> Self:
         """Return the type of a catalogued file."""
         values = {name: getattr(found, name) for name in found.__struct_fields__ if name != "cursor"}
+        values["relations"] = [Relation.of(relation, found.storage) for relation in found.relations]
         return cls(**values)
 
 

@@ -1,16 +1,25 @@
 """Sending over real HTTP, to a catalogue that is away, busy, wrong or well."""
 
+import asyncio
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
+import extractors.client
 from extractors.client import Client
 from extractors.errors import CatalogueAwayError, RefusedError, SendError
-from metadata_db.records import Authority, Facility, FileRecord, Storage
+from metadata_db.database import Database
+from metadata_db.records import Authority, Facility, Failure, FileRecord, Removal, Storage
+from metadata_db.settings import CatalogueSettings
+from metadata_db.tokens import Role, TokenStore
 
 Catalogue = Any
+
+NOON = datetime(2019, 11, 2, 12, 0, 0, 1, tzinfo=UTC)
 
 
 def record(path: str, **fields: Any) -> FileRecord:
@@ -111,3 +120,129 @@ def test_vocabulary_goes_to_its_addresses(client: Client, catalogue: Catalogue) 
         ("PUT", "/api/v1/facilities/aurora", {"name": "aurora", "authority": "board"}),
         ("PUT", "/api/v1/storages/a%2Bb", {"name": "a+b", "root": "/data"}),
     ]
+
+
+# --- what the catalogue knows: asked of the real one ------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin_token(database_url: str) -> str:
+    async def create() -> str:
+        database = Database(CatalogueSettings(database_url=database_url))
+        try:
+            return await TokenStore(database).create(Role.ADMIN)
+        finally:
+            await database.close()
+
+    return asyncio.run(create())
+
+
+@pytest.fixture
+def real(service_url: str, admin_token: str) -> Iterator[Client]:
+    """A client of a running service that knows two facilities and a storage of the first."""
+    with Client(service_url, admin_token, attempts=2, first_delay_s=0.01) as client:
+        client.put_facility(Facility(name="aurora"))
+        client.put_facility(Facility(name="borealis"))
+        client.put_storage(Storage(name="s", root="/data", facility="aurora"))
+        yield client
+
+
+def test_a_storage_is_told_as_it_was_registered(real: Client) -> None:
+    assert real.get_storage("s") == Storage(name="s", root="/data", facility="aurora")
+    with pytest.raises(RefusedError, match="404 NOT_FOUND: no storage 'x y'"):
+        real.get_storage("x y")
+
+
+def test_the_files_of_a_storage_are_told_over_all_pages(real: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractors.client, "FILES_PAGE", 3)
+    assert list(real.iter_files("s")) == []
+    paths = ["a&b", "a+b", "a/b #%", "c", "ü", "😀"]
+    for number in range(len(paths) + 1):
+        real.send([record(path, sha256="ab" * 32, modified_at=NOON) for path in paths[:number]])
+        told = list(real.iter_files("s"))
+        assert [known.path for known in told] == paths[:number]
+        assert {(known.size_bytes, known.modified_at) for known in told} <= {(1, NOON)}
+
+
+def test_a_file_is_removed_as_the_listing_told_it_and_only_so(real: Client) -> None:
+    real.send([record("a", modified_at=NOON), record("b")])
+    missed = [
+        Removal(
+            facility=known.facility,
+            storage="s",
+            path=known.path,
+            size_bytes=known.size_bytes,
+            modified_at=known.modified_at,
+        )
+        for known in real.iter_files("s")
+    ]
+    real.send([record("b", modified_at=NOON)])
+    result = real.remove(missed)
+    assert (result.received, result.removed, result.kept, result.unknown) == (2, 1, 1, 0)
+    assert [known.path for known in real.iter_files("s")] == ["b"]
+    assert real.remove(missed[:1]).unknown == 1
+
+
+def test_a_record_that_was_read_otherwise_is_counted(real: Client) -> None:
+    real.send([record("a", description="d@1")])
+    result = real.send([record("a", description="d@2")])
+    assert (result.unchanged, result.changed, result.reread) == (1, 0, 1)
+
+
+def test_failures_are_kept_told_over_all_pages_and_dismissed(real: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractors.client, "FAILURES_PAGE", 2)
+    failures = [
+        Failure(facility="aurora", storage="s", path=f"{number}", reason="content: ends early") for number in range(5)
+    ]
+    real.report_failures(failures)
+    real.send([record("bad", object="x", cluster="nowhere")])
+    told = list(real.iter_failures(storage="s", facility="aurora"))
+    assert [letter.path for letter in told] == [*"01234", "bad"]
+    assert [letter.stage for letter in told] == ["extraction"] * 5 + ["ingest"]
+    assert list(real.iter_failures(facility="borealis")) == []
+    real.dismiss(told[0].id)
+    assert [letter.path for letter in real.iter_failures()] == [*"1234", "bad"]
+    with pytest.raises(RefusedError, match="404 NOT_FOUND"):
+        real.dismiss(told[0].id)
+
+
+def test_a_failure_that_is_too_long_is_kept_as_far_as_it_goes(real: Client) -> None:
+    real.report_failures([Failure(facility="aurora", storage="s", path="p" * 9000, reason="r" * 100_000)])
+    (letter,) = real.iter_failures()
+    assert (letter.path, letter.reason) == ("p" * 4096, "r" * 1000)
+
+
+def test_a_failure_that_the_catalogue_does_not_take_is_an_error(real: Client) -> None:
+    failures = [Failure(facility="aurora", storage=storage, path="a", reason="x") for storage in ("s", "nowhere")]
+    with pytest.raises(RefusedError, match="1 of 2 failures, the first for storage: 'nowhere' is not registered"):
+        real.report_failures(failures)
+    assert [letter.storage for letter in real.iter_failures()] == ["s"]
+
+
+class Busy(httpx.HTTPTransport):
+    """A way to the catalogue on which every other request is turned back."""
+
+    requests = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        return httpx.Response(503) if self.requests % 2 else super().handle_request(request)
+
+
+def test_every_question_is_asked_again_of_a_busy_catalogue(real: Client, service_url: str, admin_token: str) -> None:
+    real.send([record("a")])
+    failure = Failure(facility="aurora", storage="s", path="b", reason="x")
+    missed = Removal(facility="aurora", storage="s", path="a")
+    with Client(service_url, admin_token, attempts=2, first_delay_s=0.01, transport=Busy()) as busy:
+        assert busy.get_storage("s").root == "/data"
+        assert [known.path for known in busy.iter_files("s")] == ["a"]
+        assert busy.remove([missed]).removed == 1
+        busy.report_failures([failure])
+        for letter in busy.iter_failures():
+            busy.dismiss(letter.id)
+        assert list(busy.iter_failures()) == []
+    with (
+        Client(service_url, admin_token, attempts=1, transport=Busy()) as impatient,
+        pytest.raises(CatalogueAwayError, match="status 503"),
+    ):
+        list(impatient.iter_files("s"))

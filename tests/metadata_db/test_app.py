@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ import zstandard
 from aggregator.embedded import EmbeddedServers
 from metadata_db.database import Database
 from metadata_db.openapi import openapi_document
-from metadata_db.records import Authority, FileRecord, Storage
+from metadata_db.records import Authority, Failure, FileRecord, Relation, Removal, Storage
 from metadata_db.tokens import Role, TokenStore
 from tests.conftest import run_sql
 from tests.support.records import AURORA, BOREALIS, file_record, ndjson
@@ -135,6 +136,29 @@ async def test_rejected_lines_are_named_and_the_others_kept(client: httpx.AsyncC
 
 
 @pytest.mark.usefixtures("registered")
+async def test_relations_are_shown_to_users_with_the_storage_they_mean(
+    client: httpx.AsyncClient, publisher: Headers
+) -> None:
+    relations = [
+        Relation(kind="sidecar_of", path="a.fits"),
+        Relation(kind="irf_for", obs_id="7", path="**/*.fits", storage="borealis-disk"),
+    ]
+    await post_files(client, ndjson([file_record("a.md5", relations=relations), file_record("a.fits")]), publisher)
+    question = "{search(filter: {}) {files(orderBy: {field: PATH}) {nodes {path relations {kind storage path obsId}}}}}"
+    answer = (await client.post("/graphql", json={"query": question})).json()
+    assert answer["data"]["search"]["files"]["nodes"] == [
+        {"path": "a.fits", "relations": []},
+        {
+            "path": "a.md5",
+            "relations": [
+                {"kind": "sidecar_of", "storage": "aurora-disk", "path": "a.fits", "obsId": None},
+                {"kind": "irf_for", "storage": "borealis-disk", "path": "**/*.fits", "obsId": "7"},
+            ],
+        },
+    ]
+
+
+@pytest.mark.usefixtures("registered")
 async def test_a_broken_body_is_refused_and_leaves_nothing(client: httpx.AsyncClient, publisher: Headers) -> None:
     packed_gzip, packed_zstd = gzip.compress(batch("a", 500)), zstandard.compress(batch("a", 500))
     flipped = bytes([*packed_gzip[:200], packed_gzip[200] ^ 0xFF, *packed_gzip[201:]])
@@ -203,6 +227,114 @@ async def test_a_body_of_20_megabytes_is_taken_as_a_stream(client: httpx.AsyncCl
     assert (report["received"], report["added"], report["rejected"]) == (50, 50, 0)
 
 
+# --- what a scan asks and says --------------------------------------------------------------------------------------
+
+
+def lines_of(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return the lines of an answer, which must be NDJSON."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.content.splitlines()]
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_publisher_is_told_where_its_storages_are(
+    client: httpx.AsyncClient, admin: Headers, publisher: Headers
+) -> None:
+    await put(client, "/api/v1/storages/shared", Storage(name="shared", root="/data/shared"), admin)
+    for name, headers in (("aurora-disk", publisher), ("shared", publisher), ("borealis-disk", admin)):
+        answer = await client.get(f"/api/v1/storages/{name}", headers=headers)
+        assert (answer.json()["name"], answer.json()["root"][:6]) == (name, "/data/")
+    error = error_of(await client.get("/api/v1/storages/nowhere", headers=publisher), 404)
+    assert error["message"] == "no storage 'nowhere'"
+
+
+@pytest.mark.usefixtures("registered")
+async def test_the_files_of_a_storage_are_listed_in_pages_without_nulls(
+    client: httpx.AsyncClient, publisher: Headers
+) -> None:
+    names = ["a-b", "a/b", "a0", "é", "b", "B"]
+    full = file_record("full", sha256="ab" * 32, modified_at=datetime(2020, 1, 2, tzinfo=UTC), description="d@1")
+    await post_files(client, ndjson([full, *map(file_record, names)]), publisher)
+    address = "/api/v1/storages/aurora-disk/files"
+    told = lines_of(await client.get(address, headers=publisher))
+    assert [line["path"] for line in told] == sorted(["full", *names], key=str.encode)
+    by_path = {line.pop("path"): line for line in told}
+    assert by_path["é"] == {"size_bytes": 1000, "facility": "aurora"}
+    checked_at = datetime.fromisoformat(by_path["full"].pop("checked_at"))
+    assert abs((datetime.now(UTC) - checked_at).total_seconds()) < 60
+    assert by_path["full"] == {
+        "size_bytes": 1000,
+        "facility": "aurora",
+        "modified_at": "2020-01-02T00:00:00Z",
+        "sha256": "ab" * 32,
+        "description": "d@1",
+    }
+    page = lines_of(await client.get(address, params={"after": "a/b", "limit": 2}, headers=publisher))
+    assert [line["path"] for line in page] == ["a0", "b"]
+    assert lines_of(await client.get(address, params={"after": "é"}, headers=publisher)) == []
+
+
+@pytest.mark.usefixtures("registered")
+async def test_a_page_that_cannot_be_is_refused(client: httpx.AsyncClient, publisher: Headers) -> None:
+    for path, field, value in (
+        ("storages/aurora-disk/files?limit=0", "limit", "0"),
+        ("storages/aurora-disk/files?limit=10001", "limit", "10001"),
+        ("storages/aurora-disk/files?limit=many", "limit", "'many'"),
+        ("storages/aurora-disk/files?limit=%D9%A1", "limit", "'\u0661'"),
+        ("storages/aurora-disk/files?after=a%00", "after", "'a\\x00'"),
+        ("failures?limit=501", "limit", "501"),
+        ("failures?after=-1", "after", "'-1'"),
+        ("failures?storage=%00", "storage", "'\\x00'"),
+    ):
+        error = error_of(await client.get(f"/api/v1/{path}", headers=publisher), 422)
+        assert (error["field"], error["value"]) == (field, value)
+        assert error["expected"]
+    error = error_of(await client.delete("/api/v1/failures/all", headers=publisher), 422)
+    assert (error["field"], error["value"]) == ("id", "'all'")
+
+
+@pytest.mark.usefixtures("registered")
+async def test_removals_are_reported_and_can_be_sent_again(client: httpx.AsyncClient, publisher: Headers) -> None:
+    await post_files(client, batch("a"), publisher)
+    removals = [
+        Removal(facility="aurora", storage="aurora-disk", path="a/run_0.fits"),
+        Removal(facility="aurora", storage="aurora-disk", path="a/run_1.fits", size_bytes=1),
+        Removal(facility="borealis", storage="borealis-disk", path="a"),
+    ]
+    body = zstandard.compress(b"\n".join(map(msgspec.json.encode, removals)))
+    headers = publisher | {"content-encoding": "zstd"}
+    told = [(await client.post("/api/v1/removals", content=body, headers=headers)).json() for _ in range(2)]
+    names = ("received", "removed", "kept", "unknown", "rejected", "revisions")
+    assert [[report[name] for name in names] for report in told] == [
+        [3, 1, 1, 0, 1, {"aurora": 2}],
+        [3, 0, 1, 1, 1, {"aurora": 2}],
+    ]
+    assert told[0]["rejections"][0]["field"] == "facility"
+
+
+@pytest.mark.usefixtures("registered")
+async def test_failures_are_kept_told_and_dismissed(
+    client: httpx.AsyncClient, admin: Headers, publisher: Headers
+) -> None:
+    failure = Failure(facility="aurora", storage="aurora-disk", path="a", reason="content: ends early")
+    answer = await client.post("/api/v1/failures", content=msgspec.json.encode(failure), headers=publisher)
+    assert answer.json() == {"received": 1, "kept": 1, "rejected": 0, "rejections": []}
+    other = file_record("b", facility="borealis", storage="borealis-disk", cluster="nowhere")
+    await post_files(client, ndjson([other]), admin)
+    [mine] = lines_of(await client.get("/api/v1/failures", headers=publisher))
+    assert (mine["stage"], mine["path"], mine["reason"], "line" in mine) == ("extraction", "a", failure.reason, False)
+    [its] = lines_of(await client.get("/api/v1/failures?facility=borealis", headers=admin))
+    assert (its["stage"], its["field"], json.loads(its["line"])["cluster"]) == ("ingest", "cluster", "nowhere")
+    assert len(lines_of(await client.get("/api/v1/failures", headers=admin))) == 2
+    assert lines_of(await client.get("/api/v1/failures", params={"after": its["id"]}, headers=admin)) == []
+    assert lines_of(await client.get("/api/v1/failures?storage=borealis-disk", headers=publisher)) == []
+    assert error_of(await client.delete(f"/api/v1/failures/{its['id']}", headers=publisher), 404)
+    answer = await client.delete(f"/api/v1/failures/{mine['id']}", headers=publisher)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert error_of(await client.delete(f"/api/v1/failures/{mine['id']}", headers=publisher), 404)
+
+
 # --- tokens ---------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +361,12 @@ async def test_without_a_good_token_nothing_is_written(client: httpx.AsyncClient
             await put(client, "/api/v1/authorities/a", Authority(name="a"), headers),
             await put(client, "/api/v1/storages/new", storage, headers),
             await client.get("/api/v1/storages", headers=headers),
+            await client.get("/api/v1/storages/aurora-disk", headers=headers),
+            await client.get("/api/v1/storages/aurora-disk/files", headers=headers),
+            await client.post("/api/v1/removals", content=b"", headers=headers),
+            await client.get("/api/v1/failures", headers=headers),
+            await client.post("/api/v1/failures", content=b"", headers=headers),
+            await client.delete("/api/v1/failures/1", headers=headers),
         ):
             error = error_of(answer, 403)
             assert error["code"] == "PERMISSION_DENIED"
@@ -246,6 +384,9 @@ async def test_a_publisher_writes_its_own_facility_only(client: httpx.AsyncClien
         (await put(client, "/api/v1/storages/s", Storage(name="s", root="/"), publisher), "storage needs an admin"),
         (await put(client, "/api/v1/authorities/a", Authority(name="a"), publisher), "authority needs an admin"),
         (await client.get("/api/v1/storages", headers=publisher), "storages needs an admin"),
+        (await client.get("/api/v1/storages/borealis-disk", headers=publisher), "may not write for borealis"),
+        (await client.get("/api/v1/storages/borealis-disk/files", headers=publisher), "may not write for borealis"),
+        (await client.get("/api/v1/failures?facility=borealis", headers=publisher), "facility borealis"),
     ):
         assert reason in error_of(answer, 403)["message"]
     other = ndjson([file_record("x", facility="borealis", storage="borealis-disk")])
@@ -349,6 +490,36 @@ async def test_a_bad_document_is_refused_by_field_value_and_expectation(
     assert (await client.get("/api/v1/facilities")).content == before
 
 
+@pytest.mark.usefixtures("registered")
+async def test_a_remote_storage_has_an_address_and_never_a_secret(
+    client: httpx.AsyncClient, admin: Headers, publisher: Headers
+) -> None:
+    for root in ("s3://bucket/a%20b", "https://example.org/dir/", "zip://a::s3://bucket/a.zip"):
+        record = Storage(name="far", kind="remote", root=root, facility="aurora")
+        answer = await put(client, "/api/v1/storages/far", record, admin)
+        assert answer.status_code == 200, answer.text
+        told = (await client.get("/api/v1/storages/far", headers=publisher)).json()
+        assert (told["kind"], told["root"]) == ("remote", root)
+    for root in (
+        "s3://key:hunter2@bucket/",
+        "sftp://hunter2@host/dir",
+        "https://example.org/dir?token=hunter2",
+        "https://example.org/dir#hunter2",
+        "zip://a::https://me:hunter2@example.org/a.zip",
+        "https://[hunter2",
+    ):
+        answer = await put(client, "/api/v1/storages/far", Storage(name="far", kind="remote", root=root), admin)
+        error = error_of(answer, 422)
+        assert (error["field"], "without user, password" in error["expected"]) == ("root", True)
+        assert "hunter2" not in answer.text
+    for root in ("/data", "bucket", "s3://", "s3:bucket", "s3://a b", "://bucket", "zip::bucket", "zip::/x::s3://b"):
+        answer = await put(client, "/api/v1/storages/far", Storage(name="far", kind="remote", root=root), admin)
+        error = error_of(answer, 422)
+        assert (error["field"], error["value"], "s3://" in error["expected"]) == ("root", repr(root), True)
+    answer = await put(client, "/api/v1/storages/near", Storage(name="near", root="s3://bucket"), admin)
+    assert "absolute path" in error_of(answer, 422)["expected"]
+
+
 async def test_what_there_is_not_is_not_found(client: httpx.AsyncClient) -> None:
     error = error_of(await client.get("/api/v1/facilities/nowhere"), 404)
     assert (error["code"], error["message"]) == ("NOT_FOUND", "no facility 'nowhere'")
@@ -415,7 +586,7 @@ async def test_the_description_is_served_and_holds_together(client: httpx.AsyncC
             scheme in document["components"]["securitySchemes"] for item in operation["security"] for scheme in item
         )
     names = [operation["operationId"] for operation in operations(document).values()]
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 14
 
 
 async def test_the_description_names_every_field_of_a_record() -> None:

@@ -1,19 +1,21 @@
 """A batch is catalogued whole per facility, once however often it is sent, and every bad line is named."""
 
 import gzip
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import select, text
 
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError
-from metadata_db.ingest import Ingest
+from metadata_db.ingest import Ingest, RemovalReport
 from metadata_db.query import SearchQuery
-from metadata_db.records import Replica
+from metadata_db.records import Relation, Removal, Replica
 from metadata_db.rows import MAX_LINE_BYTES, iter_blocks
 from metadata_db.search import Order
 from metadata_db.tables import change, file, replica
@@ -54,6 +56,10 @@ FULL = file_record(
     provenance={"run": "name"},
     warnings=["odd"],
     description="aurora@1 0123abcd",
+    relations=[
+        Relation(kind="sidecar_of", path="2019/run_7.fits.md5"),
+        Relation(kind="irf_for", path="**/run_[0-9]*.fits", obs_id="20191102007", storage="shared-disk"),
+    ],
 )
 
 
@@ -79,7 +85,7 @@ async def test_the_same_batch_again_changes_nothing(
     assert (second.added, second.changed, second.unchanged, second.revisions) == (0, 0, 2500, {"aurora": 1})
     async with database.snapshot() as connection:
         changes = (await connection.execute(select(change.c.kind, change.c.subject, change.c.detail))).all()
-    assert changes == [("ingest", "aurora", {"revision": 1, "added": 2500, "changed": 0})]
+    assert changes == [("ingest", "aurora", {"revision": 1, "added": 2500, "changed": 0, "reread": 0})]
 
 
 async def test_a_changed_record_is_a_new_version_and_the_old_one_stays(
@@ -96,6 +102,72 @@ async def test_a_changed_record_is_a_new_version_and_the_old_one_stays(
     async with database.snapshot() as connection:
         lives = (await connection.execute(select(file.c.path, file.c.added_in, file.c.removed_in))).all()
     assert sorted(lives, key=str) == [("a", 1, 2), ("a", 2, None), ("b", 1, None)]
+
+
+async def test_a_record_that_was_only_read_otherwise_is_mended_in_place(
+    ingest: Ingest, catalogue: Catalogue, database: Database, vocabulary: VocabularyStore
+) -> None:
+    await register(vocabulary)
+    await load(ingest, FULL)
+    before = await catalogue.summary(SearchQuery(), {"aurora": 1, "borealis": 0})
+    readings: list[dict[str, Any]] = [
+        {"description": "aurora@2 4567cdef"},
+        {"provenance": {}},
+        {"warnings": ["odd", "odder"]},
+    ]
+    for revision, values in enumerate(readings, 2):
+        record = replace(FULL, **values)
+        report = await load(ingest, record)
+        assert (report.changed, report.unchanged, report.reread) == (0, 1, 1)
+        assert report.revisions == {"aurora": revision}
+        now = {"aurora": revision, "borealis": 0}
+        page = await catalogue.page(SearchQuery(), now, order=Order(), first=9, after=None)
+        assert [getattr(found, name) for found in page.files for name in values] == [*values.values()]
+        assert await catalogue.summary(SearchQuery(), now) == before
+        again = await load(ingest, record)
+        assert (again.unchanged, again.reread, again.revisions) == (1, 0, {"aurora": revision})
+    async with database.snapshot() as connection:
+        assert (await connection.execute(select(file.c.added_in, file.c.removed_in))).all() == [(1, None)]
+        details = (await connection.execute(select(change.c.detail).order_by(change.c.id))).scalars().all()
+    assert details[1:] == [{"revision": revision, "added": 0, "changed": 0, "reread": 1} for revision in (2, 3, 4)]
+
+
+async def test_a_record_with_a_checksum_says_that_the_file_was_checked_at_most_once_an_hour(
+    ingest: Ingest, database: Database, vocabulary: VocabularyStore
+) -> None:
+    await register(vocabulary)
+    records = [file_record("with", sha256="ab" * 32), file_record("without")]
+    await load(ingest, *records)
+    for minutes, is_moved in ((59, False), (61, True)):
+        async with database.transaction() as connection:
+            await connection.execute(text(f"update file set checked_at = now() - interval '{minutes} minutes'"))
+        before = await checked(database)
+        report = await load(ingest, *records)
+        assert (report.unchanged, report.reread, report.revisions) == (2, 0, {"aurora": 1})
+        after = await checked(database)
+        assert after["without"] == before["without"]
+        assert (after["with"] > before["with"]) is is_moved
+
+
+async def checked(database: Database) -> dict[str, datetime]:
+    """Return when each file was last checked, by path."""
+    async with database.snapshot() as connection:
+        return dict((await connection.execute(select(file.c.path, file.c.checked_at))).all())
+
+
+async def test_an_equal_record_writes_no_row(ingest: Ingest, database: Database, vocabulary: VocabularyStore) -> None:
+    await register(vocabulary)
+    await load(ingest, FULL, file_record("a", sha256="ab" * 32))
+
+    async def places() -> list[tuple[str, str, str]]:
+        """Where the rows lie and who wrote them last: any update moves both."""
+        async with database.snapshot() as connection:
+            statement = "select ctid::text, xmin::text, path from file union all select ctid::text, xmin::text, name"
+            return sorted((await connection.execute(text(f"{statement} from facility"))).all())
+
+    before = await places()
+    await load(ingest, FULL, file_record("a", sha256="ab" * 32))
+    assert await places() == before
 
 
 async def test_a_path_that_stands_twice_in_a_batch_counts_as_it_stands_last(
@@ -204,6 +276,17 @@ async def test_a_path_on_a_shared_storage_belongs_to_one_facility(ingest: Ingest
     assert report.rejections[0].reason == "is catalogued for aurora already"
 
 
+async def test_a_relation_that_cannot_be_followed_is_refused(ingest: Ingest, vocabulary: VocabularyStore) -> None:
+    await register(vocabulary)
+    for relation, reason in (
+        (Relation(kind="index_of", path="a/[b"), "a closing ']'"),
+        (Relation(kind="index_of", path="a", storage="nowhere"), "'nowhere' is not registered"),
+    ):
+        report = await ingest.load(chunked(ndjson([file_record("a", relations=[relation])])), allowed=None)
+        assert (report.added, report.rejections[0].field) == (0, "relations")
+        assert reason in report.rejections[0].reason
+
+
 async def test_replicas_become_further_places_of_a_file(
     ingest: Ingest, catalogue: Catalogue, database: Database, vocabulary: VocabularyStore
 ) -> None:
@@ -215,6 +298,111 @@ async def test_replicas_become_further_places_of_a_file(
         assert len((await connection.execute(select(replica))).all()) == 1
     [[member]] = [batch async for batch in catalogue.iter_members(SearchQuery(), {"aurora": 1})]
     assert [(place.storage, place.path) for place in member.places] == [("aurora-disk", "a"), ("shared-disk", "copy/a")]
+
+
+# --- removals -------------------------------------------------------------------------------------------------------
+
+
+async def remove(ingest: Ingest, *removals: Removal, allowed: Collection[str] | None = None) -> RemovalReport:
+    return await ingest.remove(chunked(lines_of(*removals)), allowed=allowed)
+
+
+def lines_of(*removals: Removal) -> bytes:
+    return b"\n".join(map(msgspec.json.encode, removals))
+
+
+def removal(path: str = "a", **values: Any) -> Removal:
+    usual: dict[str, Any] = {"facility": "aurora", "storage": "aurora-disk", "path": path}
+    return Removal(**usual | values)
+
+
+async def test_a_removed_file_is_gone_now_and_there_as_of_before(
+    ingest: Ingest, catalogue: Catalogue, database: Database, vocabulary: VocabularyStore
+) -> None:
+    await register(vocabulary)
+    await load(ingest, *(file_record(path) for path in "abc"))
+    told: list[Mapping[str, int]] = []
+    body = lines_of(removal("a"), removal("c"), removal("never there"))
+    report = await ingest.remove(chunked(body), allowed=None, on_change=told.append)
+    assert (report.received, report.removed, report.unknown, report.kept, report.rejected) == (3, 2, 1, 0, 0)
+    assert report.revisions == {"aurora": 2}
+    assert told == [{"aurora": 2}]
+    assert (await catalogue.summary(SearchQuery(), {"aurora": 2, "borealis": 0})).count == 1
+    assert (await catalogue.summary(SearchQuery(), {"aurora": 1, "borealis": 0})).count == 3
+    again = await remove(ingest, removal("a"), removal("c"))
+    assert (again.removed, again.unknown, again.revisions) == (0, 2, {"aurora": 2})
+    async with database.snapshot() as connection:
+        changes = (await connection.execute(select(change.c.kind, change.c.subject, change.c.detail))).all()
+    assert changes[1:] == [("removal", "aurora", {"revision": 2, "removed": 2})]
+
+
+async def test_a_file_that_came_back_is_a_new_version(
+    ingest: Ingest, catalogue: Catalogue, vocabulary: VocabularyStore
+) -> None:
+    await register(vocabulary)
+    await load(ingest, FULL)
+    await remove(ingest, removal(FULL.path))
+    report = await load(ingest, FULL)
+    assert (report.added, report.changed, report.revisions) == (1, 0, {"aurora": 3})
+    counts = [(await catalogue.summary(SearchQuery(), {"aurora": at, "borealis": 0})).count for at in range(4)]
+    assert counts == [0, 1, 0, 1]
+
+
+async def test_only_the_version_that_was_missed_is_removed(
+    ingest: Ingest, catalogue: Catalogue, vocabulary: VocabularyStore
+) -> None:
+    await register(vocabulary)
+    noon = datetime(2019, 11, 2, 12, 0, 0, 123456, tzinfo=UTC)
+    await load(ingest, file_record("a", size_bytes=7, modified_at=noon), file_record("b", size_bytes=7))
+    others = [
+        removal("a", size_bytes=8, modified_at=noon),
+        removal("a", size_bytes=7, modified_at=noon + timedelta(microseconds=1)),
+        removal("a", size_bytes=7),
+        removal("b", size_bytes=7, modified_at=noon),
+    ]
+    for other in others:
+        report = await remove(ingest, other)
+        assert (report.removed, report.kept, report.unknown, report.revisions) == (0, 1, 0, {"aurora": 1}), other
+    report = await remove(ingest, removal("a", size_bytes=7, modified_at=noon), removal("b", size_bytes=7))
+    assert (report.removed, report.kept) == (2, 0)
+
+
+async def test_what_the_listing_tells_of_a_file_removes_it(ingest: Ingest, vocabulary: VocabularyStore) -> None:
+    await register(vocabulary)
+    await load(ingest, FULL, file_record("plain"))
+    known = await ingest.listing.page("aurora-disk", facilities=None)
+    report = await remove(
+        ingest, *(removal(one.path, size_bytes=one.size_bytes, modified_at=one.modified_at) for one in known)
+    )
+    assert (len(known), report.removed) == (2, 2)
+
+
+async def test_a_removal_is_refused_by_line_field_and_reason(ingest: Ingest, vocabulary: VocabularyStore) -> None:
+    await register(vocabulary)
+    await load(ingest, file_record("a"), file_record("a", storage="shared-disk"))
+    lines = [
+        (b"nonsense", "", "not a JSON object"),
+        (b'{"facility":"aurora","storage":"aurora-disk"}', "path", "missing required field"),
+        (b'{"facility":"aurora","storage":"aurora-disk","path":"../a"}', "path", "'..'"),
+        (b'{"facility":"aurora","storage":"aurora-disk","path":"a","size_bytes":-1}', "size_bytes", ">= 0"),
+        (
+            b'{"facility":"aurora","storage":"aurora-disk","path":"a","modified_at":"2019-11-02T00:00:00Z"}',
+            "modified_at",
+            "without size_bytes",
+        ),
+        (b'{"facility":"borealis","storage":"borealis-disk","path":"a"}', "facility", "may not write for borealis"),
+        (b'{"facility":"aurora","storage":"borealis-disk","path":"a"}', "storage", "files of borealis only"),
+    ]
+    body = b"\n".join(line for line, _, _ in lines)
+    report = await ingest.remove(chunked(body), allowed=["aurora"])
+    assert (report.received, report.removed, report.rejected) == (len(lines), 0, len(lines))
+    for rejection, (_, field, reason) in zip(report.rejections, lines, strict=True):
+        assert (rejection.field, reason in rejection.reason) == (field, True), rejection
+    foreign = await remove(ingest, removal("a", facility="borealis", storage="shared-disk"))
+    assert (foreign.removed, foreign.rejections[0].reason) == (0, "is catalogued for aurora already")
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_broken_stream_leaves_nothing_behind(
@@ -232,7 +420,7 @@ async def test_a_broken_stream_leaves_nothing_behind(
     assert (await catalogue.summary(SearchQuery(), {"aurora": 0, "borealis": 0})).count == 0
     await load(ingest, file_record("a"))
     async with database.snapshot() as connection:
-        left = await connection.execute(text("select count(*) from pg_class where relname = 'incoming'"))
+        left = await connection.execute(text("select count(*) from pg_class where relname like 'incoming%'"))
         assert left.scalar_one() == 0
 
 

@@ -1,8 +1,11 @@
 """The migrations make the tables that the code knows, and the database keeps the life cycle of exports."""
 
+import asyncio
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 from alembic import command
@@ -11,8 +14,13 @@ from psycopg import errors
 
 import migrations
 from aggregator.embedded import EmbeddedServers
+from metadata_db.database import Database
+from metadata_db.ingest import Ingest, IngestReport
+from metadata_db.records import FileRecord, KnownFile
 from metadata_db.settings import CatalogueSettings
+from metadata_db.vocabulary import VocabularyStore
 from tests.conftest import run_sql, with_database
+from tests.support.records import file_record, load
 
 STATES = ("INITIALIZED", "WRITING", "COMPLETED", "EXPIRED", "DELETED", "ERROR", "CANCELLED")
 
@@ -117,6 +125,46 @@ def test_migrating_what_is_migrated_changes_nothing(database_url: str) -> None:
     before = schema_of(database_url)
     command.upgrade(configuration(database_url), "head")
     assert schema_of(database_url) == before
+
+
+def test_files_of_an_older_catalogue_are_kept_and_known_again(bare_url: str) -> None:
+    config = configuration(bare_url)
+    command.upgrade(config, "0002")
+    record = file_record("a", sha256="ab" * 32, run=7)
+    with psycopg.connect(CatalogueSettings(database_url=bare_url).libpq_url, autocommit=True) as connection:
+        connection.execute("insert into facility (name, revision) values ('aurora', 1)")
+        connection.execute("insert into storage (name, kind, root) values ('aurora-disk', 'local', '/')")
+        for path in ("a", "é", "Z"):
+            connection.execute(
+                "insert into file (facility_id, storage_id, path, size_bytes, sha256, run, attributes, provenance,"
+                " warnings, digest, fingerprint_high, fingerprint_low, added_in)"
+                " values (1, 1, %s, 1000, %s, 7, '{}', '{}', '[]', %s, 0, 0, 1)",
+                [path, bytes.fromhex("ab" * 32), hashlib.blake2b(encode(record), digest_size=16).digest()],
+            )
+        connection.execute("insert into replica (sha256, storage_id, path) values (%s, 1, 'copy')", [b"ab"])
+    command.upgrade(config, "head")
+    run_sql(bare_url, "insert into storage (name, kind, root) values ('far', 'remote', 's3://bucket')")
+    told = asyncio.run(load_and_list(bare_url, record))
+    assert (told[0].unchanged, told[0].reread, told[0].revisions) == (1, 0, {"aurora": 1})
+    assert [known.path for known in told[1]] == ["Z", "a", "é"]
+    assert all(known.checked_at is not None for known in told[1])
+    command.downgrade(config, "0002")
+    with psycopg.connect(CatalogueSettings(database_url=bare_url).libpq_url) as connection:
+        assert connection.execute("select count(*) from file").fetchone() == (3,)
+
+
+def encode(record: FileRecord) -> bytes:
+    """Return a record as its digest was made of before revision 0003."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+async def load_and_list(database_url: str, record: FileRecord) -> tuple[IngestReport, list[KnownFile]]:
+    database = Database(CatalogueSettings(database_url=database_url))
+    ingest = Ingest(database, VocabularyStore(database))
+    try:
+        return await load(ingest, record), await ingest.listing.page(record.storage, facilities=None)
+    finally:
+        await database.close()
 
 
 # --- the life cycle of exports --------------------------------------------------------------------------------------

@@ -15,10 +15,15 @@ from metadata_db.records import (
     Attribute,
     Channel,
     Cluster,
+    DeadLetter,
     Detector,
     Facility,
+    Failure,
     FileRecord,
+    KnownFile,
     PathError,
+    Relation,
+    Removal,
     Replica,
     Storage,
     check_path,
@@ -142,6 +147,15 @@ def test_absent_is_not_zero() -> None:
         ({"attributes": {"a": None}}, "attributes[...]"),
         ({"attributes": {"a": [[1]]}}, "attributes[...][0]"),
         ({"warnings": ["x"] * 101}, "warnings"),
+        ({"relations": [{"kind": "index_of", "path": "a"}] * 17}, "relations"),
+        ({"relations": [{"kind": "friend_of", "path": "a"}]}, "relations[0].kind"),
+        ({"relations": [{"kind": "index_of", "path": ""}]}, "relations[0].path"),
+        ({"relations": [{"kind": "index_of", "path": "/etc/passwd"}]}, "relations[0]"),
+        ({"relations": [{"kind": "index_of", "path": "a\nb"}]}, "relations[0]"),
+        ({"relations": [{"kind": "index_of"}]}, "relations[0]"),
+        ({"relations": [{"kind": "index_of", "storage": "disk"}]}, "relations[0]"),
+        ({"relations": [{"kind": "index_of", "obs_id": ""}]}, "relations[0].obs_id"),
+        ({"relations": [{"kind": "index_of", "path": "a", "storage": "a b"}]}, "relations[0].storage"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(values: dict[str, Any], field: str) -> None:
@@ -151,15 +165,57 @@ def test_a_value_out_of_bounds_is_refused_by_name(values: dict[str, Any], field:
     assert f"`$.{field}`" in str(caught.value)
 
 
-@pytest.mark.parametrize("record", [AURORA, file_record(attributes={"tags": [1, "a", True, 2.5]}, time_begin=NOON)])
-def test_a_record_comes_back_from_json_as_it_was(record: FileRecord | Facility) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        AURORA,
+        file_record(attributes={"tags": [1, "a", True, 2.5]}, time_begin=NOON),
+        file_record(relations=[Relation(kind="irf_for", obs_id="7"), Relation(kind="index_of", path="**/*.fits")]),
+        Removal(facility="aurora", storage="disk", path="a", size_bytes=0, modified_at=NOON),
+        Failure(facility="aurora", storage="disk", path="not / good\n", reason="why"),
+        KnownFile(path="a", size_bytes=0, facility="aurora", sha256="ab" * 32, checked_at=NOON),
+        DeadLetter(id=1, stage="ingest", reason="why", tries=1, first_at=NOON, last_at=NOON, line="{"),
+    ],
+)
+def test_a_record_comes_back_from_json_as_it_was(record: msgspec.Struct) -> None:
     assert msgspec.json.decode(msgspec.json.encode(record), type=type(record)) == record
 
 
-@pytest.mark.parametrize("kind", [FileRecord, Facility, Cluster, Detector, Channel, Attribute, Storage, Replica])
+@pytest.mark.parametrize(
+    "kind",
+    [FileRecord, Facility, Cluster, Detector, Channel, Attribute, Storage, Replica, Relation, Removal, Failure],
+)
 def test_a_field_that_is_not_known_is_refused(kind: type[Any]) -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field `colour`"):
         msgspec.json.decode(b'{"colour": 1}', type=kind)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        KnownFile(path="a", size_bytes=1, facility="aurora"),
+        DeadLetter(id=1, stage="ingest", reason="why", tries=1, first_at=NOON, last_at=NOON),
+    ],
+    ids=lambda told: type(told).__name__,
+)
+def test_what_a_newer_catalogue_tells_beside_is_passed_over(told: msgspec.Struct) -> None:
+    line = msgspec.json.encode(told)[:-1] + b', "colour": 1}'
+    assert msgspec.json.decode(line, type=type(told)) == told
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"path": "../a"}, "'..'"),
+        ({"size_bytes": -1}, ">= 0"),
+        ({"modified_at": NOON}, "without size_bytes"),
+        ({"size_bytes": 1, "modified_at": "0001-01-01T00:00:00Z"}, "years 2 to 9998"),
+    ],
+)
+def test_a_removal_that_could_mean_another_file_is_refused(values: dict[str, Any], reason: str) -> None:
+    plain = {"facility": "aurora", "storage": "disk", "path": "a"} | values
+    with pytest.raises(msgspec.ValidationError, match=reason):
+        msgspec.json.decode(msgspec.json.encode(plain), type=Removal)
 
 
 def test_a_record_cannot_be_altered() -> None:

@@ -2,21 +2,23 @@
 
 import base64
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import select, text
 
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadCursorError
-from metadata_db.ingest import Ingest
+from metadata_db.ingest import Ingest, IngestReport, RemovalReport
 from metadata_db.query import (
     AttributeFilter,
     EnergyRange,
@@ -29,7 +31,7 @@ from metadata_db.query import (
     parse_runs,
     parse_words,
 )
-from metadata_db.records import Attribute, Channel, Cluster, Facility, FileRecord
+from metadata_db.records import Attribute, Channel, Cluster, Facility, FileRecord, KnownFile, Relation, Removal
 from metadata_db.search import FacetField, Order, OrderField, decode_cursor, encode_cursor, living, page_statement
 from metadata_db.tables import file, storage
 from metadata_db.vocabulary import VocabularyStore
@@ -40,7 +42,7 @@ from tests.support.evaluation import (
     evaluate_summary,
     separation_deg,
 )
-from tests.support.records import file_record, load, register
+from tests.support.records import chunked, file_record, load, register
 
 CASCADE = Facility(
     name="cascade",
@@ -51,6 +53,8 @@ CASCADE = Facility(
 """A facility whose parts bear the names of another's, and whose attributes have other types."""
 
 FACILITIES = ("aurora", "borealis", "cascade")
+
+Batch: TypeAlias = Sequence[FileRecord] | Sequence[Removal]
 
 # --- catalogues -----------------------------------------------------------------------------------------------------
 
@@ -121,6 +125,10 @@ def file_records(draw: st.DrawFn) -> FileRecord:
         "energy_max_ev": high if stated_high else None,
         "is_simulation": draw(seldom([True, False])),
         "attributes": draw(st.fixed_dictionaries({}, optional=dict(ATTRIBUTES[facility]))),
+        "description": draw(seldom(["mine@1", "mine@2"])),
+        "provenance": draw(st.sampled_from([{}, {"run": "name"}, {"run": "content RUN"}])),
+        "warnings": draw(st.sampled_from([[], ["odd"]])),
+        "relations": draw(st.sampled_from([[], [Relation(kind="index_of", path="**/*.fits")]])),
     }
     values |= {name: draw(seldom(choices)) for name, choices in {**WORDS, **PARTS[facility]}.items()}
     return FileRecord(
@@ -131,7 +139,35 @@ def file_records(draw: st.DrawFn) -> FileRecord:
     )
 
 
-batches = st.lists(st.lists(file_records(), min_size=1, max_size=12), min_size=1, max_size=4)
+@st.composite
+def read_again(draw: st.DrawFn, records: Sequence[FileRecord]) -> FileRecord:
+    """A record that says the same as one of `records`, read with another Description."""
+    return replace(draw(st.sampled_from(records)), description="mine@3")
+
+
+@st.composite
+def removals(draw: st.DrawFn, records: Sequence[FileRecord]) -> Removal:
+    """A removal of one of `records`, of whichever version or of one that may have been replaced."""
+    record = draw(st.sampled_from(records))
+    size = draw(seldom([record.size_bytes]))
+    return Removal(facility=record.facility, storage=record.storage, path=record.path, size_bytes=size)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Batch]:
+    """Batches of records, and now and then one that reads or removes files of an earlier one again."""
+    found: list[Batch] = [draw(st.lists(file_records(), min_size=1, max_size=12))]
+    for kind in draw(st.lists(st.sampled_from(["records", "records", "read again", "removals"]), max_size=4)):
+        earlier = [record for batch in found for record in batch if isinstance(record, FileRecord)]
+        if kind == "removals":
+            found.append(draw(st.lists(removals(earlier), min_size=1, max_size=12)))
+        else:
+            one = file_records() if kind == "records" else read_again(earlier)
+            found.append(draw(st.lists(one, min_size=1, max_size=12)))
+    return found
+
+
+batches = lives()
 
 # --- questions ------------------------------------------------------------------------------------------------------
 
@@ -235,26 +271,47 @@ class World:
     database: Database
     ingest: Ingest
 
-    async def fill(self, batches: Sequence[Sequence[FileRecord]]) -> History:
-        """Empty the catalogue, load the batches one after another, and return the same life in plain Python."""
+    async def fill(self, batches: Sequence[Batch]) -> History:
+        """Empty the catalogue, take the batches one after another, and return the same life in plain Python."""
         async with self.database.transaction() as connection:
             await connection.execute(text("truncate file, replica, change, export_file"))
             await connection.execute(text("update facility set revision = 0"))
         history = History(revisions=dict.fromkeys(FACILITIES, 0))
         for batch in batches:
-            await load(self.ingest, *batch)
-            history.ingest(batch)
+            body = chunked(b"".join(msgspec.json.encode(item) + b"\n" for item in batch))
+            records = [item for item in batch if isinstance(item, FileRecord)]
+            told: IngestReport | RemovalReport
+            if records:
+                told, counts = await self.ingest.load(body, allowed=None), history.ingest(records)
+            else:
+                told = await self.ingest.remove(body, allowed=None)
+                counts = history.remove([item for item in batch if isinstance(item, Removal)])
+            assert {name: getattr(told, name) for name in counts} == counts
+            assert (told.received, told.rejected) == (len(batch), 0)
         assert await self.catalogue.revisions() == history.revisions
         return await self._numbered(history)
 
     async def _numbered(self, history: History) -> History:
-        columns = (storage.c.name, file.c.path, file.c.added_in, file.c.removed_in, file.c.id)
+        columns = (
+            storage.c.name,
+            file.c.path,
+            file.c.added_in,
+            file.c.removed_in,
+            file.c.id,
+            file.c.description,
+            file.c.provenance,
+            file.c.warnings,
+        )
         async with self.database.snapshot() as connection:
             rows = (await connection.execute(select(*columns).where(file.c.storage_id == storage.c.id))).all()
         assert sorted((*row[:3], row[3] or 0) for row in rows) == sorted(
             (*version.key, version.removed_in or 0) for version in history.versions
         )
-        return history.numbered({(name, path, added_in): number for name, path, added_in, _, number in rows})
+        readings = {tuple(row[:3]): tuple(row[5:]) for row in rows}
+        for version in history.versions:
+            record = version.record
+            assert readings[version.key] == (record.description, record.provenance, record.warnings)
+        return history.numbered({tuple(row[:3]): row[4] for row in rows})
 
     async def walk(self, asked: SearchQuery, revisions: Mapping[str, int], order: Order, first: int) -> list[int]:
         """Return the numbers of all files of an answer, page by page."""
@@ -267,6 +324,16 @@ class World:
             if not page.has_next:
                 return numbers
             after = page.files[-1].cursor
+
+    async def walk_listing(self, name: str, facilities: Collection[str], limit: int) -> list[KnownFile]:
+        """Return all living files of a storage, page by page."""
+        found: list[KnownFile] = []
+        while True:
+            after = found[-1].path if found else ""
+            page = await self.ingest.listing.page(name, facilities=facilities, after=after, limit=limit)
+            found += page
+            if len(page) < limit:
+                return found
 
 
 @pytest.fixture
@@ -294,7 +361,7 @@ ORDERS = [Order(field=field, descending=descending) for field in OrderField for 
 @pytest.mark.anyio
 async def test_every_filter_finds_what_plain_python_finds(
     world: World,
-    batches: list[list[FileRecord]],
+    batches: list[Batch],
     questions: list[SearchQuery],
     moments: list[Mapping[str, int]],
 ) -> None:
@@ -312,7 +379,7 @@ async def test_every_filter_finds_what_plain_python_finds(
 @given(batches, questions(), moments())
 @pytest.mark.anyio
 async def test_every_facet_counts_what_plain_python_counts(
-    world: World, batches: list[list[FileRecord]], questions: list[SearchQuery], back: Mapping[str, int]
+    world: World, batches: list[Batch], questions: list[SearchQuery], back: Mapping[str, int]
 ) -> None:
     history = await world.fill(batches)
     revisions = history.back(back)
@@ -330,7 +397,7 @@ async def test_every_facet_counts_what_plain_python_counts(
 @pytest.mark.anyio
 async def test_a_walk_meets_every_file_once_and_in_order(
     world: World,
-    batches: list[list[FileRecord]],
+    batches: list[Batch],
     questions: list[SearchQuery],
     back: Mapping[str, int],
     first: int,
@@ -349,7 +416,7 @@ async def test_a_walk_meets_every_file_once_and_in_order(
 @pytest.mark.anyio
 async def test_the_members_of_an_export_are_the_files_of_its_answer(
     world: World,
-    batches: list[list[FileRecord]],
+    batches: list[Batch],
     questions: list[SearchQuery],
     back: Mapping[str, int],
     size: int,
@@ -371,6 +438,23 @@ async def test_the_members_of_an_export_are_the_files_of_its_answer(
             twins = {(item.storage, item.path) for item in living if item.sha256 == record.sha256 is not None}
             assert home == (record.storage, record.path)
             assert others == sorted(twins - {home})
+
+
+@examples(8)
+@given(batches, st.lists(st.sampled_from(FACILITIES), min_size=1, unique=True), st.integers(1, 5))
+@pytest.mark.anyio
+async def test_a_listing_tells_the_living_files_of_a_storage_in_the_order_of_their_bytes(
+    world: World, batches: list[Batch], facilities: list[str], limit: int
+) -> None:
+    history = await world.fill(batches)
+    for name in ("shared-disk", "aurora-disk"):
+        told = await world.walk_listing(name, {"aurora", *facilities}, limit)
+        records = [version.record for version in history.list_files(name, {"aurora", *facilities})]
+        same = ("path", "size_bytes", "facility", "modified_at", "sha256", "description")
+        assert [[getattr(one, field) for field in same] for one in told] == [
+            [getattr(record, field) for field in same] for record in records
+        ]
+        assert [one.checked_at is None for one in told] == [record.sha256 is None for record in records]
 
 
 # --- single cases that the small worlds above may miss --------------------------------------------------------------

@@ -5,15 +5,16 @@ their statements, so that tests compare two independent readings of the same wor
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from metadata_db.canonical import fingerprint, set_checksum
 from metadata_db.query import AttributeFilter, Cone, EnergyRange, Interval, SearchQuery
-from metadata_db.records import FileRecord
+from metadata_db.records import FileRecord, Removal
 
 # --- the catalogue's life -------------------------------------------------------------------------------------------
 
@@ -41,27 +42,73 @@ class History:
     versions: list[Version] = field(default_factory=list)
     revisions: dict[str, int] = field(default_factory=dict)
 
-    def ingest(self, batch: Iterable[FileRecord]) -> None:
-        """Take a batch: the last line of a path counts, equal records change nothing, changed ones supersede."""
+    def ingest(self, batch: Iterable[FileRecord]) -> dict[str, int]:
+        """Take a batch and count its fates: the last line of a path counts.
+
+        Equal records change nothing; what says the same but was read otherwise changes in place, as if it had always
+        been so; all others supersede.
+        """
         latest = {(record.storage, record.path): record for record in batch}
+        counts = {"added": 0, "changed": 0, "reread": 0}
         for facility in {record.facility for record in latest.values()}:
             revision = self.revisions.get(facility, 0) + 1
-            living = {version.key[:2]: version for version in self.versions if version.removed_in is None}
-            news = [
-                record
-                for key, record in latest.items()
-                if record.facility == facility and (key not in living or _text(living[key].record) != _text(record))
-            ]
-            if news:
-                gone = {(record.storage, record.path) for record in news}
-                self.versions = [
-                    replace(version, removed_in=revision)
-                    if version.removed_in is None and version.key[:2] in gone
-                    else version
-                    for version in self.versions
-                ]
-                self.versions += [Version(record=record, added_in=revision) for record in news]
+            for key, record in latest.items():
+                if record.facility == facility and (fate := self._take(key, record, revision)):
+                    counts[fate] += 1
+                    self.revisions[facility] = revision
+        return counts
+
+    def _take(self, key: tuple[str, str], record: FileRecord, revision: int) -> str | None:
+        at = self._find_living(key)
+        if at is None:
+            self.versions.append(Version(record=record, added_in=revision))
+            return "added"
+        living = self.versions[at]
+        if _said(living.record) != _said(record):
+            self.versions[at] = replace(living, removed_in=revision)
+            self.versions.append(Version(record=record, added_in=revision))
+            return "changed"
+        if _text(living.record) != _text(record):
+            self.versions[at] = replace(living, record=record)
+            return "reread"
+        return None
+
+    def remove(self, batch: Iterable[Removal]) -> dict[str, int]:
+        """Take removals and count their fates: a version ends if it is the one that was missed, or any was."""
+        latest = {(removal.storage, removal.path): removal for removal in batch}
+        counts = {"removed": 0, "kept": 0}
+        for facility in {removal.facility for removal in latest.values()}:
+            revision = self.revisions.get(facility, 0) + 1
+            for key, removal in latest.items():
+                at = self._find_living(key)
+                if removal.facility != facility or at is None:
+                    continue
+                record = self.versions[at].record
+                seen = (removal.size_bytes, removal.modified_at)
+                if removal.size_bytes is not None and seen != (record.size_bytes, record.modified_at):
+                    counts["kept"] += 1
+                    continue
+                self.versions[at] = replace(self.versions[at], removed_in=revision)
+                counts["removed"] += 1
                 self.revisions[facility] = revision
+        return counts
+
+    def _find_living(self, key: tuple[str, str]) -> int | None:
+        places = [
+            at for at, version in enumerate(self.versions) if version.removed_in is None and version.key[:2] == key
+        ]
+        return places[0] if places else None
+
+    def list_files(self, storage: str, facilities: Collection[str]) -> list[Version]:
+        """Return the living files of some facilities on a storage, in the order of the bytes of their paths."""
+        found = [
+            version
+            for version in self.versions
+            if version.removed_in is None
+            and version.record.storage == storage
+            and version.record.facility in facilities
+        ]
+        return sorted(found, key=lambda version: version.record.path.encode())
 
     def numbered(self, numbers: Mapping[tuple[str, str, int], int]) -> "History":
         """Return the same history with the numbers of the rows."""
@@ -88,6 +135,10 @@ class History:
 
 def _text(record: FileRecord) -> bytes:
     return msgspec.json.encode(record, order="deterministic")
+
+
+def _said(record: FileRecord) -> bytes:
+    return _text(structs.replace(record, description=None, provenance={}, warnings=[]))
 
 
 # --- filters --------------------------------------------------------------------------------------------------------
