@@ -1,4 +1,4 @@
-"""The command of the experiments: ``python -m extractors check | show | send``.
+"""The command of the experiments: ``python -m extractors check | show | pass | schema | compile``.
 
 Messages go to standard error. Standard output carries what was asked for: records, or the paths that are passed on.
 """
@@ -9,23 +9,33 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import click
 import msgspec
 
+from extractors.backlog import PathBacklog, adopt
 from extractors.client import Client
-from extractors.description import Description, builtin_names, find_description, load_description
-from extractors.errors import DescriptionError, FileRejectedError, SendError
+from extractors.description import Description
+from extractors.errors import DescriptionError, FileRejectedError, SendError, StorageError
 from extractors.extract import Extractor, Outcome
-from extractors.pipeline import Forwarder, PathBacklog, pass_on, put_all, write_all
-from extractors.scan import path_below
+from extractors.loading import builtin_names, find_description, load_description
+from extractors.pipeline import AWAY_S, Forwarder, pass_on, put_all, write_all
+from extractors.schema import format_schema
 from extractors.spool import Spool
+from extractors.storages.local_tree import LocalTree
+from extractors.storages.opening import open_tree
+from extractors.storages.trees import Tree
 from metadata_db.records import FileRecord
 
+logger = logging.getLogger(__name__)
+
 _STORAGE_FIELDS = ("path", "size_bytes", "format", "modified_at", "md5", "sha256")
-_UNSHOWN_FIELDS = ("facility", "storage", "attributes", "provenance", "warnings", "replicas")
+_UNSHOWN_FIELDS = ("facility", "storage", "attributes", "provenance", "warnings", "replicas", "relations")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,12 +67,19 @@ def check(files: tuple[Path, ...]) -> None:
 @click.option(
     "--root",
     default=".",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Root of the storage; the Description's patterns see the paths below it. [default: current folder]",
+    help="Root of the storage, a folder or a URL; patterns see the paths below it. [default: current folder]",
 )
+@click.option("--processing", metavar="NAME", help="Name of the reprocessing that made the files.")
 @click.option("--header-only", is_flag=True, help="Read no columns and make no checksums.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as they would be sent, one per line.")
-def show(arguments: tuple[str, ...], named: str | None, root: Path, header_only: bool, as_json: bool) -> None:
+def show(
+    arguments: tuple[str, ...],
+    named: str | None,
+    root: str,
+    processing: str | None,
+    header_only: bool,
+    as_json: bool,
+) -> None:
     """Show the record of each data file as it would be sent, each value with its source."""
     if named is None:
         named, *rest = arguments
@@ -71,7 +88,12 @@ def show(arguments: tuple[str, ...], named: str | None, root: Path, header_only:
         raise click.UsageError("name at least one data file after the Description")
     description = _load(named)
     extractor = Extractor(
-        root=root, facility=description.facility.name, storage="shown", description=description, header_only=header_only
+        tree=_open(root),
+        facility=description.facility.name,
+        storage="shown",
+        description=description,
+        header_only=header_only,
+        processing=processing,
     )
     outcomes = [_extract_shown(extractor, os.fsencode(argument)) for argument in arguments]
     for outcome in outcomes:
@@ -84,19 +106,40 @@ def show(arguments: tuple[str, ...], named: str | None, root: Path, header_only:
     raise SystemExit(1 if any(outcome.failure is not None for outcome in outcomes) else 0)
 
 
-@main.command()
+@main.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of Descriptions, for editors that check TOML while it is typed."""
+    click.echo(format_schema(), nl=False)
+
+
+@main.command("compile")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="KSY...")
+@click.option(
+    "--npm",
+    "npm_folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder where 'npm install kaitai-struct-compiler' was run. [default: the compiler on the PATH]",
+)
+def compile_layouts(files: tuple[Path, ...], npm_folder: Path | None) -> None:
+    """Compile Kaitai Struct layouts of raw binary files with the official compiler, when a Description is made."""
+    from extractors.readers.kaitai import compile_ksy
+
+    for path in files:
+        try:
+            click.echo(f"{path}: compiled to {compile_ksy(path, npm_folder=npm_folder)}")
+        except (OSError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@main.command("pass")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=bytes), metavar="[PATHS]...")
 @click.option("--url", envvar="CATCHMENT_URL", required=True, help="Base address of the catalogue. [CATCHMENT_URL]")
 @click.option("--token", envvar="CATCHMENT_TOKEN", required=True, help="Publisher's token. [CATCHMENT_TOKEN]")
-@click.option("--storage", required=True, help="Name of the storage in the catalogue.")
-@click.option(
-    "--root",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the storage is here.",
-)
+@click.option("--storage", help="Name of the storage in the catalogue. [default: the facility's name]")
+@click.option("--root", help="Where the storage is here: a folder or a URL. [default: where it is registered]")
 @click.option("--description", "named", metavar="NAME_OR_FILE", help="Description of the files.")
 @click.option("--facility", help="Name of the facility. [default: the Description's]")
+@click.option("--processing", metavar="NAME", help="Name of the reprocessing that made the files.")
 @click.option("--header-only", is_flag=True, help="Read no columns and make no checksums.")
 @click.option("--spool", "spool_folder", type=click.Path(path_type=Path), help="Where records wait for the catalogue.")
 @click.option(
@@ -108,44 +151,140 @@ def show(arguments: tuple[str, ...], named: str | None, root: Path, header_only:
 )
 @click.option("-0", "--null", "is_null", is_flag=True, help="Paths are separated by NUL instead of line ends.")
 @click.option("--strict", is_flag=True, help="Exit with 1 unless every file is in the catalogue with its content.")
-def send(
+def pass_paths(
     paths: tuple[bytes, ...],
     url: str,
     token: str,
-    storage: str,
-    root: Path,
+    storage: str | None,
+    root: str | None,
     named: str | None,
     facility: str | None,
+    processing: str | None,
     header_only: bool,
     spool_folder: Path | None,
     attempts: int,
     is_null: bool,
     strict: bool,
 ) -> None:
-    """Catalogue the files at PATHS, or at the paths that come on standard input, and pass the paths on.
+    """Pass paths on, from the command line or standard input, and catalogue the files beside that.
 
     The paths go to standard output unchanged and at once, whatever happens to the metadata. Records that cannot be
-    sent wait in the spool and are sent by a later run. The exit code is 0 when the paths were passed on.
+    sent wait in the spool and are sent by a later run, which also takes up the paths of one that was killed. The exit
+    code is 0 when the paths were passed on.
     """
     output = _take_output()
     description = None if named is None else _load(named)
-    extractor = Extractor(
-        root=root,
-        facility=_name_facility(facility, description),
-        storage=storage,
-        description=description,
-        header_only=header_only,
-    )
+    facility = _name_facility(facility, description)
+    storage = storage or facility
+    spool = Spool(spool_folder or _default_spool(url))
+    place = _Place(storage=storage, root=root, spool=spool)
     try:
         client = Client(url, token, attempts=attempts)
     except SendError as error:
         raise click.ClickException(str(error)) from error
-    spool = Spool(spool_folder or _default_spool(url))
-    with client:
-        forwarder = Forwarder(extractor=extractor, client=client, spool=spool)
-        is_passed_on = _run(forwarder, paths, output, separator=b"\0" if is_null else b"\n")
-    _summarise(forwarder)
-    raise SystemExit(0 if is_passed_on and (forwarder.is_clean or not strict) else 1)
+
+    def make_forwarder(tree: Tree) -> Forwarder:
+        extractor = Extractor(
+            tree=tree,
+            facility=facility,
+            storage=storage,
+            description=description,
+            header_only=header_only,
+            processing=processing,
+        )
+        return Forwarder(extractor=extractor, client=client, spool=spool)
+
+    # A reprocessing has a journal of its own: its paths, taken up by another run, would lose what made them.
+    made_by = "" if processing is None else f"@{quote(processing, safe='')}"
+    journals = spool.folder / f"paths-{storage}{made_by}"
+    work = _Work(find_tree=lambda: place.find(client), make_forwarder=make_forwarder, journals=journals)
+    with client, PathBacklog(journals) as backlog:
+        source = _Source(paths=paths, separator=b"\0" if is_null else b"\n", folder=place.folder_of_relative_paths())
+        is_passed_on = _run(work, backlog, source, output)
+    _summarise(work.forwarder)
+    is_clean = work.forwarder is not None and work.forwarder.is_clean
+    raise SystemExit(0 if is_passed_on and (is_clean or not strict) else 1)
+
+
+main.add_command(pass_paths, "send")
+
+
+class _Place:
+    """Where the storage is: as the caller says, or the catalogue, or what the catalogue said last time."""
+
+    def __init__(self, *, storage: str, root: str | None, spool: Spool) -> None:
+        self._storage = storage
+        self._spool = spool
+        self._remembered = spool.folder / f"{storage}.root"
+        self._tree = None if root is None else _open(root)
+
+    def find(self, client: Client) -> Tree | None:
+        """Return the tree, or None when only the catalogue knows where it is, and does not say."""
+        return self._tree or self._ask(client) or self._remember()
+
+    def folder_of_relative_paths(self) -> bytes | None:
+        """Return the current folder, unless the storage is known to be elsewhere than on this host."""
+        tree = self._tree or self._remember()
+        return os.getcwdb() if tree is None or isinstance(tree, LocalTree) else None
+
+    def _ask(self, client: Client) -> Tree | None:
+        try:
+            root = client.get_storage(self._storage).root
+            tree = open_tree(root)
+        except (SendError, StorageError) as error:
+            logger.warning("%s; --root says where the storage is", error)
+            return None
+        try:
+            self._spool.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._remembered.write_text(root)
+        except OSError as error:
+            logger.warning("where the storage is cannot be remembered: %s", error)
+        return tree
+
+    def _remember(self) -> Tree | None:
+        try:
+            return open_tree(self._remembered.read_text())
+        except (OSError, UnicodeDecodeError, StorageError):
+            return None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Work:
+    """What is done beside the passing on: the paths of a backlog are catalogued once the storage is found."""
+
+    find_tree: Callable[[], Tree | None]
+    make_forwarder: Callable[[Tree], Forwarder]
+    journals: Path
+    forwarder: Forwarder | None = None
+
+    def run(self, backlog: PathBacklog) -> None:
+        """Work until `backlog` is closed and empty."""
+        tree = self.find_tree()
+        while tree is None:
+            if backlog.wait_until_closed(AWAY_S):
+                click.echo("where the storage is could not be found out: the paths are kept for a later run", err=True)
+                return
+            tree = self.find_tree()
+        self.forwarder = self.make_forwarder(tree)
+        _adopt(self.journals, backlog)
+        self.forwarder.run(backlog)
+
+
+def _open(root: str) -> Tree:
+    try:
+        return open_tree(root)
+    except (StorageError, ValueError) as error:
+        raise click.ClickException(f"--root: {error}") from error
+
+
+def _adopt(journals: Path, backlog: PathBacklog) -> None:
+    try:
+        n_paths = adopt(journals, backlog)
+    except OSError as error:
+        logger.warning("the paths of an earlier run cannot be taken up: %s", error)
+        return
+    if n_paths:
+        click.echo(f"{n_paths} paths of an earlier run that was ended are catalogued too", err=True)
 
 
 def _name_facility(facility: str | None, description: Description | None) -> str:
@@ -165,26 +304,37 @@ def _take_output() -> int:
     return output
 
 
-def _run(forwarder: Forwarder, paths: tuple[bytes, ...], output: int, *, separator: bytes) -> bool:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """The paths: those that are named, or else those of standard input."""
+
+    paths: tuple[bytes, ...]
+    separator: bytes
+    folder: bytes | None
+
+    def pass_on(self, output: int, backlog: PathBacklog) -> bool:
+        """Return whether all could be passed on."""
+        if not self.paths:
+            return pass_on(0, output, backlog, separator=self.separator, folder=self.folder)
+        put_all(backlog, self.paths, folder=self.folder)
+        return write_all(output, b"".join(path + self.separator for path in self.paths))
+
+
+def _run(work: _Work, backlog: PathBacklog, source: _Source, output: int) -> bool:
     """Pass all paths on while they are catalogued beside it, and return whether all could be passed on."""
-    with PathBacklog() as backlog:
-        worker = threading.Thread(target=forwarder.run, args=(backlog,), name="forwarder")
-        worker.start()
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            if paths:
-                is_passed_on = write_all(output, b"".join(path + separator for path in paths))
-                put_all(backlog, paths)
-            else:
-                is_passed_on = pass_on(0, output, backlog, separator=separator)
-            os.close(output)
-            backlog.close()
-            worker.join()
-        except KeyboardInterrupt:
-            click.echo("interrupted: files that were read are sent or spooled, the others are left", err=True)
-            backlog.close(abandon=True)
-            worker.join()
-            raise SystemExit(130) from None
+    worker = threading.Thread(target=work.run, args=(backlog,), name="forwarder")
+    worker.start()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        is_passed_on = source.pass_on(output, backlog)
+        os.close(output)
+        backlog.close()
+        worker.join()
+    except KeyboardInterrupt:
+        click.echo("interrupted: files that were read are sent or spooled, the others wait for the next run", err=True)
+        backlog.close(abandon=True)
+        worker.join()
+        raise SystemExit(130) from None
     return is_passed_on
 
 
@@ -192,12 +342,14 @@ def _interrupt(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _summarise(forwarder: Forwarder) -> None:
-    tally, deliveries = forwarder.tally, forwarder.deliveries
+def _summarise(forwarder: Forwarder | None) -> None:
+    if forwarder is None:
+        return
+    report, deliveries = forwarder.report, forwarder.deliveries
     click.echo(
-        f"{tally.seen} files: {tally.added} added, {tally.changed} changed, {tally.unchanged} unchanged, "
-        f"{tally.rejected} rejected, {deliveries.spooled} spooled, {deliveries.lost} lost; "
-        f"{tally.failed} failed, {tally.unmatched} matched no product, {tally.warnings} warnings; "
+        f"{report.seen} files: {report.added} added, {report.changed} changed, {report.unchanged} unchanged, "
+        f"{report.rejected} rejected, {deliveries.spooled} spooled, {deliveries.lost} lost; "
+        f"{report.failed} failed, {report.unmatched} matched no product, {report.warnings} warnings; "
         f"{deliveries.from_spool} earlier batches sent",
         err=True,
     )
@@ -222,7 +374,7 @@ def _load(named: str) -> Description:
 
 def _extract_shown(extractor: Extractor, path: bytes) -> Outcome:
     try:
-        return extractor.extract(path_below(extractor.root, path))
+        return extractor.extract(extractor.tree.path_below(path))
     except FileRejectedError as error:
         return Outcome(path=error.path, failure=f"{error.reason}; name it with --root")
 
@@ -243,6 +395,11 @@ def _print_record(record: FileRecord, *, is_matched: bool) -> None:
     for name, value in record.attributes.items():
         source = record.provenance.get(f"attributes.{name}", "")
         table.add_row(f"attributes.{name}", escape(_spell(value)), escape(source))
+    for relation in record.relations:
+        target = ", ".join(
+            filter(None, [relation.storage, relation.path, relation.obs_id and f"obs_id {relation.obs_id}"])
+        )
+        table.add_row(relation.kind.replace("_", " "), escape(target), "")
     console = Console()
     console.print(table)
     if not is_matched:

@@ -4,24 +4,37 @@ Every rule about leap seconds and time scales is astropy's; nothing here adds a 
 """
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from extractors.errors import ConversionError
+from extractors.timescales import (
+    MJD_EPOCH,
+    TimeScale,
+    ask_astropy,
+    plain_to_utc,
+    reading_us,
+    recall_ahead_us,
+    recall_utc,
+    to_datetime,
+    without_warnings,
+)
 from metadata_db.records import Attribute
 
-if TYPE_CHECKING:
-    from astropy.time import Time
+MJD_EPOCH_JD = 2400000.5
+"""Julian date of 1858-11-17, where modified Julian dates begin."""
 
-TimeScale: TypeAlias = Literal["UTC", "TT", "TAI", "GPS", "TDB"]
-"""Names of time scales as TIMESYS has them (FITS standard 4.0, section 9.2.1)."""
+UNIX_EPOCH_MJD = 40587
+"""Modified Julian date of 1970-01-01."""
 
-GPS_BEHIND_TAI_S = 19
-"""GPS time equals TAI minus this many seconds, by its definition (IS-GPS-200)."""
+GPS_EPOCH_MJD = 44244
+"""Modified Julian date of 1980-01-06."""
+
+GPS_EPOCH_UNIX_S = 315964800
+"""Unix time of 1980-01-06, where GPS time begins."""
 
 MAX_INTEGER = 2**63 - 1
 """Largest whole number that catalogue and wire format hold."""
@@ -36,6 +49,9 @@ _SCALES: dict[str, TimeScale] = {
     "GPS": "GPS",
     "TDB": "TDB",
 }
+_NO_NUMBERS = (bool, tuple)
+_ANGLES = ("deg", "rad", "arcmin", "arcsec")
+_STATES_ITS_UNIT = re.compile(r"\d\s*(?:[hd°]|deg)")
 _TRUTHS = {"t": True, "true": True, "f": False, "false": False}
 
 
@@ -48,7 +64,7 @@ def finite_number(value: Any) -> float:
         It is no number, not finite, or too large for a float.
     """
     try:
-        number = math.nan if isinstance(value, bool | tuple) else float(value)
+        number = math.nan if isinstance(value, _NO_NUMBERS) else float(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise ConversionError(value, "a finite number") from error
     if not math.isfinite(number):
@@ -73,9 +89,42 @@ def unit_factor(unit: str, target: str) -> float:
     if unit == target:
         return 1.0
     try:
-        return float(units.Unit(unit).to(units.Unit(target)))
+        return _tidy(float(units.Unit(unit).to(units.Unit(target))))
     except (ValueError, TypeError, units.UnitConversionError) as error:
         raise ConversionError(unit, f"a unit that can be converted to {target}") from error
+
+
+def check_unit(unit: str) -> None:
+    """Raise `ConversionError` unless `unit` is one."""
+    from astropy import units
+
+    try:
+        units.Unit(unit)
+    except (ValueError, TypeError) as error:
+        raise ConversionError(unit, "a unit such as d, TeV or cm-2 s-1") from error
+
+
+def _tidy(factor: float) -> float:
+    """Return the round number that a factor missed by rounding: 1e9, not 999999999.9999999."""
+    round_factor = float(f"{factor:.12g}")
+    return round_factor if abs(round_factor - factor) <= 4 * math.ulp(factor) else factor
+
+
+def angle_from_text(text: str, target: str) -> float:
+    """Return an angle that states its own unit, such as ``06h16m51s`` or ``22.5d``, in the unit `target`.
+
+    Raises
+    ------
+    ConversionError
+        It is no angle, or states no unit.
+    """
+    from astropy.coordinates import Angle
+    from astropy.units import UnitsError
+
+    try:
+        return float(Angle(text).to_value(target))
+    except (ValueError, TypeError, UnitsError) as error:
+        raise ConversionError(text, "an angle such as 06h16m51s or 22.5d") from error
 
 
 def degrees_of_right_ascension(angle_deg: float) -> float:
@@ -104,19 +153,16 @@ def time_scale(name: str) -> TimeScale:
     return scale
 
 
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence astropy on dates far from today: `_to_utc` refuses what cannot be, with a reason."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@_without_warnings()
 def elapsed_to_utc(
-    elapsed_s: float, *, reference_mjd: float, reference_fraction_d: float, scale: TimeScale, leap_seconds: bool
+    elapsed_s: float,
+    rest_s: float = 0.0,
+    *,
+    reference_mjd: float,
+    reference_fraction_d: float,
+    scale: TimeScale,
+    leap_seconds: bool,
 ) -> datetime:
-    """Return the time `elapsed_s` after a reference, both in `scale`.
+    """Return the time `elapsed_s` plus `rest_s` after a reference, all in `scale`.
 
     Parameters
     ----------
@@ -126,73 +172,121 @@ def elapsed_to_utc(
         Only for UTC: whether leap seconds between reference and time were counted (a clock that never stopped) or
         ignored (days of 86,400 s). In other scales there are none.
     """
+    reading = reading_us(days=(reference_mjd, reference_fraction_d), seconds=(elapsed_s, rest_s))
+    if scale == "UTC" and not leap_seconds:
+        return plain_to_utc(reading)
+    if scale == "UTC":
+        # A clock that never stopped shows TAI from then on, but for the amount by which it was set to UTC.
+        ahead = recall_ahead_us(reading_us(days=(reference_mjd, reference_fraction_d)))
+        recalled = None if ahead is None else recall_utc(reading + ahead, "TAI")
+    else:
+        recalled = recall_utc(reading, scale)
+    return recalled or _elapsed_by_astropy(elapsed_s, rest_s, reference_mjd, reference_fraction_d, scale)
+
+
+@without_warnings()
+def _elapsed_by_astropy(
+    elapsed_s: float, rest_s: float, reference_mjd: float, reference_fraction_d: float, scale: TimeScale
+) -> datetime:
     from astropy.time import TimeDelta
 
-    if scale == "UTC" and not leap_seconds:
-        return _to_utc(_time(reference_mjd, reference_fraction_d + elapsed_s / 86400.0, "mjd", scale))
-    start = _time(reference_mjd, reference_fraction_d, "mjd", scale)
-    return _to_utc(start + TimeDelta(elapsed_s, format="sec"))
+    start = ask_astropy(reference_mjd, reference_fraction_d, "mjd", scale)
+    return to_datetime(start + TimeDelta(elapsed_s, rest_s, format="sec"))
 
 
-@_without_warnings()
-def gps_to_utc(gps_s: float) -> datetime:
-    """Return the time `gps_s` seconds after 1980-01-06 on a GPS clock, which knows no leap seconds."""
-    return _to_utc(_time(math.floor(gps_s), gps_s % 1, "gps", "TAI"))
+def gps_to_utc(gps_s: float, rest_s: float = 0.0) -> datetime:
+    """Return the time `gps_s` plus `rest_s` seconds after 1980-01-06 on a GPS clock, which knows no leap seconds."""
+    recalled = recall_utc(reading_us(days=(GPS_EPOCH_MJD,), seconds=(gps_s, rest_s)), "GPS")
+    return recalled or _by_astropy(math.floor(gps_s), gps_s % 1 + rest_s, "gps", "TAI")
 
 
-@_without_warnings()
-def unix_to_utc(unix_s: float) -> datetime:
+def gps_as_unix_to_utc(labelled_s: float, rest_s: float = 0.0) -> datetime:
+    """Return the time of a GPS calendar date that was written down as if it were a Unix time."""
+    return gps_to_utc(labelled_s - GPS_EPOCH_UNIX_S, rest_s)
+
+
+def unix_to_utc(unix_s: float, rest_s: float = 0.0) -> datetime:
     """Return the time of a Unix clock: seconds since 1970-01-01, leap seconds ignored."""
-    return _to_utc(_time(math.floor(unix_s), unix_s % 1, "unix", "UTC"))
+    return plain_to_utc(reading_us(days=(UNIX_EPOCH_MJD,), seconds=(unix_s, rest_s)))
 
 
-@_without_warnings()
-def mjd_to_utc(mjd: float, *, scale: TimeScale) -> datetime:
-    """Return the time of a modified Julian date in `scale`."""
-    return _to_utc(_time(mjd, 0.0, "mjd", scale))
+def mjd_to_utc(mjd: float, rest_d: float = 0.0, *, scale: TimeScale) -> datetime:
+    """Return the time of a modified Julian date in `scale`, which may come in two parts."""
+    return recall_utc(reading_us(days=(mjd, rest_d)), scale) or _by_astropy(mjd, rest_d, "mjd", scale)
 
 
-@_without_warnings()
-def text_to_utc(text: str, *, scale: TimeScale) -> datetime:
-    """Return the time that an ISO 8601 or FITS date says in `scale`; an offset in the text goes before `scale`."""
+def jd_to_utc(jd: float, rest_d: float = 0.0, *, scale: TimeScale) -> datetime:
+    """Return the time of a Julian date in `scale`, which may come in two parts."""
+    return recall_utc(reading_us(days=(-MJD_EPOCH_JD, jd, rest_d)), scale) or _by_astropy(jd, rest_d, "jd", scale)
+
+
+@without_warnings()
+def _by_astropy(value: float | str, rest: float | None, time_format: str, scale: TimeScale) -> datetime:
+    return to_datetime(ask_astropy(value, rest, time_format, scale))
+
+
+def text_to_utc(text: str, *, scale: TimeScale = "UTC", text_format: str | None = None, zone: str = "UTC") -> datetime:
+    """Return the time that a text says in `scale`; an offset in the text goes before `scale` and `zone`.
+
+    Parameters
+    ----------
+    text_format
+        As `datetime.strptime` has it; ISO 8601 unless given.
+    zone
+        An offset such as ``+08:00`` or a zone such as ``Asia/Irkutsk``, for local times.
+    """
     try:
-        stated = datetime.fromisoformat(text.strip())
+        stated = datetime.strptime(text.strip(), text_format) if text_format else datetime.fromisoformat(text.strip())  # noqa: DTZ007 - the zone is added below
+        if stated.tzinfo is not None:
+            return stated.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ConversionError(text, f"a date and time such as {text_format or '2013-11-04T01:59:14'}") from error
+    if zone != "UTC":
+        return _local_to_utc(stated, zone)
+    shown = stated.replace(tzinfo=UTC)
+    if scale == "UTC":
+        return shown
+    recalled = recall_utc((shown - MJD_EPOCH) // timedelta(microseconds=1), scale)
+    return recalled or _by_astropy(stated.isoformat(), None, "isot", scale)
+
+
+def day_time_to_utc(seconds_of_day: float, *, date: str, date_format: str, zone: str, day_begins: str) -> datetime:
+    """Return the time of day on a `date`; times before ``HH:MM`` in `day_begins` are of the next date.
+
+    Raises
+    ------
+    ConversionError
+        The date is not of that format, or the day has no such time.
+    """
+    if not 0 <= seconds_of_day < 86400:
+        raise ConversionError(seconds_of_day, "seconds of the day, from 0 to below 86400")
+    try:
+        day = datetime.strptime(date, date_format)  # noqa: DTZ007 - the zone is added below
     except ValueError as error:
-        raise ConversionError(text, "a date and time such as 2013-11-04T01:59:14") from error
-    if stated.tzinfo is not None:
-        return stated.astimezone(UTC)
-    return _to_utc(_time(stated.isoformat(), None, "isot", scale))
-
-
-def _time(value: Any, rest: float | None, time_format: str, scale: TimeScale) -> "Time":
-    from astropy.time import Time, TimeDelta
-
-    _forbid_downloads()
+        raise ConversionError(date, f"a date as {date_format}") from error
+    hours, _, minutes = day_begins.partition(":")
+    is_next = seconds_of_day < int(hours) * 3600 + int(minutes) * 60
     try:
-        if scale == "GPS":
-            start = Time(value, rest, format=time_format, scale="tai")
-            return start + TimeDelta(GPS_BEHIND_TAI_S, format="sec")
-        return Time(value, rest, format=time_format, scale=scale.lower())
-    except (ValueError, OverflowError) as error:
-        raise ConversionError(value, f"a time as {time_format}") from error
+        moment = day + timedelta(seconds=seconds_of_day, days=int(is_next))
+    except OverflowError as error:
+        raise ConversionError(date, "a date before the year 9999") from error
+    return moment.replace(tzinfo=UTC) if zone == "UTC" else _local_to_utc(moment, zone)
 
 
-@lru_cache(maxsize=1)
-def _forbid_downloads() -> None:
-    """Keep astropy from fetching a newer leap second table: an extractor talks to nobody but its catalogue."""
-    from astropy.utils.iers import conf
-
-    conf.iers_leap_second_auto_url = ""
-    conf.ietf_leap_second_auto_url = ""
-
-
-def _to_utc(time: "Time") -> datetime:
+def _local_to_utc(local: datetime, zone: str) -> datetime:
     try:
-        result: datetime = time.utc.to_datetime(timezone=UTC)
-    except (ValueError, OverflowError) as error:
-        expected = "a time between the years 1 and 9999 that is not within a leap second"
-        raise ConversionError(time.value, expected) from error
-    return result
+        if zone[0] in "+-":
+            return datetime.fromisoformat(f"{local.isoformat()}{zone}").astimezone(UTC)
+        there = ZoneInfo(zone)
+        first, second = (local.replace(tzinfo=there, fold=fold).astimezone(UTC) for fold in (0, 1))
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ConversionError(zone, "a time zone such as Asia/Irkutsk, or an offset such as +08:00") from error
+    except OverflowError as error:
+        raise ConversionError(local.isoformat(), "a time between the years 1 and 9999") from error
+    # When clocks are put back an hour happens twice, when they are put forward one does not happen at all.
+    if first != second:
+        raise ConversionError(local.isoformat(), f"a time that happened once in {zone}, where clocks were changed")
+    return first
 
 
 # ------------------------------------------------------------------------------------------- declared types
@@ -224,7 +318,7 @@ def convert(value: Any, unit: str | None, declaration: Attribute) -> Any:
 
 
 def _to_text(value: Any) -> str:
-    if isinstance(value, bool | tuple):
+    if isinstance(value, _NO_NUMBERS):
         raise ConversionError(value, "text")
     return str(value)
 
@@ -241,7 +335,7 @@ def _to_boolean(value: Any) -> bool:
 
 def _to_integer(value: Any) -> int:
     expected = "a whole number of at most 63 bits"
-    if isinstance(value, bool | tuple) or (isinstance(value, float) and not value.is_integer()):
+    if isinstance(value, _NO_NUMBERS) or (isinstance(value, float) and not value.is_integer()):
         raise ConversionError(value, expected)
     try:
         number = int(value)
@@ -260,6 +354,8 @@ def _to_list(value: Any) -> list[Any]:
 
 
 def _to_number(value: Any, unit: str | None, target: str | None) -> float:
+    if target in _ANGLES and isinstance(value, str) and _STATES_ITS_UNIT.search(value):
+        return angle_from_text(value, target)
     number = finite_number(value)
     if target is None:
         return number

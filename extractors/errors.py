@@ -4,9 +4,11 @@ ExtractionError
 ├── DescriptionError        a Description that cannot be used: names file, line, key, what was found and expected
 ├── AddressError            an address that its reader does not understand
 ├── ReaderNotFoundError     no installed reader has this name
+├── StorageError            a storage that cannot be used: no such place, no right, no library for it
 ├── FileRejectedError       a file that may not be catalogued: outside the storage, special, unspeakable name
 ├── ContentError            the content of a file cannot be read
-│   └── TooLargeError       it would unpack to more bytes than allowed
+│   ├── TooLargeError       it would unpack to more bytes than allowed
+│   └── ReadLimitError      more of it would have to be read than allowed
 ├── ConversionError         a value that has no honest meaning in the catalogue's units
 └── SendError               records did not reach the catalogue
     ├── CatalogueAwayError  nobody answered, or asked us to come later: keep the records and send them again
@@ -63,6 +65,15 @@ class ReaderNotFoundError(ExtractionError):
         super().__init__(f"found reader {name!r}, expected one of the installed ones: {known}")
 
 
+class StorageError(ExtractionError):
+    """A storage that cannot be used; `root` is its folder or address, without anything secret."""
+
+    def __init__(self, root: str, reason: str) -> None:
+        self.root = root
+        self.reason = reason
+        super().__init__(f"storage {root}: {reason}")
+
+
 class FileRejectedError(ExtractionError):
     """A file that may not be catalogued; `reason` says why, `path` is below the storage's root."""
 
@@ -77,11 +88,21 @@ class ContentError(ExtractionError):
 
 
 class TooLargeError(ContentError):
-    """A file that would unpack to more bytes than allowed: a mistake, or a bomb."""
+    """A file that would unpack to more bytes than allowed, or to more per packed byte: a mistake, or a bomb."""
 
-    def __init__(self, what: str, limit_bytes: int) -> None:
+    def __init__(self, what: str, limit_bytes: int, *, max_ratio: int | None = None) -> None:
         self.limit_bytes = limit_bytes
-        super().__init__(f"{what} unpacks to more than the allowed {limit_bytes} bytes")
+        self.max_ratio = max_ratio
+        allowed = f"{limit_bytes} bytes" if max_ratio is None else f"ratio of {max_ratio} bytes per packed byte"
+        super().__init__(f"{what} unpacks to more than the allowed {allowed}")
+
+
+class ReadLimitError(ContentError):
+    """A file of which more would have to be read than allowed, such as over a network."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        super().__init__(f"reading needed more than the allowed {limit_bytes} bytes of the file")
 
 
 class ConversionError(ExtractionError):

@@ -1,51 +1,29 @@
-"""Turns what a file says into a `FileRecord`, by the rules of a Description.
+"""Extracts: opens a file of a storage, read-only, finds out which product it is, and has its record built."""
 
-`build_record` is pure: a Description, a fingerprint and raw values in, a record out. `Extractor` is the thin edge that
-opens a file of a storage, read-only, and hands it on.
-"""
-
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import msgspec
-
-from extractors.clocks import read_clock
-from extractors.conversions import convert, degrees_of_right_ascension
-from extractors.description import Description, FieldRules, Product
-from extractors.errors import ContentError, ConversionError, ExtractionError, FileRejectedError
-from extractors.fingerprint import Fingerprint, take_fingerprint
-from extractors.readers.reader import DEFAULT_MAX_UNPACKED_BYTES, Content, ReadLimits, load_reader
-from extractors.rules import Found, Material, Rule
-from extractors.scan import open_file
-from metadata_db.records import AttributeValue, FileRecord
-
-MAX_WARNINGS = 100
-"""As many as a record holds; a file with more oddities than that is told by the first."""
-
-MAX_WARNING_CHARACTERS = 1000
-"""Longest single warning."""
-
-_FIELD_TYPES: Mapping[str, Any] = {info.name: info.type for info in msgspec.structs.fields(FileRecord)}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileIdentity:
-    """Where a file belongs: its key in the catalogue."""
-
-    facility: str
-    storage: str
-    path: str
+from extractors.building import FileIdentity, build_record, holds
+from extractors.description import Description, Product
+from extractors.errors import ContentError, ExtractionError, FileRejectedError
+from extractors.joins import Joiner
+from extractors.readers.address import Address
+from extractors.readers.reader import DEFAULT_MAX_UNPACKED_BYTES, Content, Reader, ReadLimits
+from extractors.rules import Material
+from extractors.storages.fingerprint import Fingerprint, UnpackedFile, take_fingerprint
+from extractors.storages.trees import LimitedStream, OpenedFile, Tree
+from extractors.storages.unpacking import unpack_to_file
+from metadata_db.records import FileRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What came of one file.
 
-    `record` is None only when the file may not or cannot be catalogued at all. With a `failure` beside a record, the
-    content could not be read and the record says what the storage knows.
+    `record` is None only when the file may not or cannot be catalogued at all, or, without a `failure`, when it was
+    passed over. With a `failure` beside a record, the content could not be read and the record says what the storage
+    knows.
     """
 
     path: str
@@ -54,160 +32,43 @@ class Outcome:
     failure: str | None = None
 
 
-# ---------------------------------------------------------------------------------------------------- pure
-
-
-def build_record(
-    identity: FileIdentity,
-    fingerprint: Fingerprint,
-    *,
-    description: Description | None = None,
-    product: Product | None = None,
-    material: Material | None = None,
-    oddities: Iterable[str] = (),
-) -> FileRecord:
-    """Return the record of one file: the storage's facts, and what the rules of its product make of `material`.
-
-    A value that cannot be converted or does not fit its field is left out and told in the record's warnings, as are
-    the `oddities` that were met before.
-    """
-    sheet = _Sheet(warnings=list(oddities))
-    if description is not None and product is not None:
-        material = material or Material()
-        for filled in product.fields:
-            _fill(filled, material, description, sheet, _FIELD_TYPES[filled.declaration.name])
-        _settle(sheet)
-        attributes = _Sheet(warnings=sheet.warnings, provenance=sheet.provenance)
-        for filled in product.attributes:
-            _fill(filled, material, description, attributes, AttributeValue, prefix="attributes.")
-        sheet.values["attributes"] = attributes.values
-    return FileRecord(
-        facility=identity.facility,
-        storage=identity.storage,
-        path=identity.path,
-        size_bytes=fingerprint.size_bytes,
-        sha256=fingerprint.sha256,
-        md5=fingerprint.md5,
-        modified_at=fingerprint.modified_at,
-        format=fingerprint.format,
-        provenance=sheet.provenance,
-        warnings=[warning[:MAX_WARNING_CHARACTERS] for warning in sheet.warnings[:MAX_WARNINGS]],
-        description=description.label if description is not None and product is not None else None,
-        **sheet.values,
-    )
-
-
-@dataclass(kw_only=True, slots=True)
-class _Sheet:
-    """Values, sources and warnings while they are being collected."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def drop(self, names: Iterable[str], reason: str | None = None) -> None:
-        """Take values back, with a warning when there is a `reason`."""
-        for name in names:
-            self.values.pop(name, None)
-            self.provenance.pop(name, None)
-        if reason is not None:
-            self.warnings.append(reason)
-
-
-def _fill(
-    filled: FieldRules,
-    material: Material,
-    description: Description,
-    sheet: _Sheet,
-    field_type: Any,
-    *,
-    prefix: str = "",
-) -> None:
-    """Put the value of the first rule that gives a good one into `sheet`; `prefix` goes before names in messages."""
-    name = filled.declaration.name
-    spelled = prefix + name
-    is_found = False
-    for rule in filled.rules:
-        try:
-            found = rule.find(material)
-            if found is None:
-                continue
-            is_found = True
-            value, source = _interpret(rule, found, filled, material, description)
-            sheet.values[name] = msgspec.convert(value, field_type)
-        except (ConversionError, msgspec.ValidationError) as error:
-            sheet.warnings.append(f"{spelled}: {error}")
-            continue
-        sheet.provenance[spelled] = source
-        return
-    if not is_found and any(rule.required for rule in filled.rules):
-        sheet.warnings.append(f"{spelled}: nothing found, though the Description requires it")
-
-
-def _interpret(
-    rule: Rule, found: Found, filled: FieldRules, material: Material, description: Description
-) -> tuple[Any, str]:
-    """Return the value in the catalogue's terms, and the whole account of its source."""
-    if rule.clock is not None:
-        time, note = read_clock(description.clocks[rule.clock], found.value, found.unit, material.content)
-        return time, f"{found.source} {note}"
-    value = found.value
-    if rule.words:
-        value = _translate(value, rule.words)
-    value = convert(value, found.unit, filled.declaration)
-    if filled.declaration.name == "ra_deg":
-        value = degrees_of_right_ascension(value)
-    return value, found.source
-
-
-def _translate(value: Any, words: Mapping[str, Any]) -> Any:
-    word = str(value).strip()
-    if word not in words:
-        raise ConversionError(value, f"one of the known words {', '.join(words)}")
-    return words[word]
-
-
-def _settle(sheet: _Sheet) -> None:
-    """Take back what does not make sense together: a record that contradicts itself would be rejected whole."""
-    values = sheet.values
-    begin, end = values.get("time_begin"), values.get("time_end")
-    if end is not None and begin is None:
-        sheet.drop(["time_end"], "time_end: dropped, there is no time_begin")
-    elif end is not None and end < begin:
-        sheet.drop(["time_begin", "time_end"], f"time_end: {end} is before time_begin {begin}, both dropped")
-    if ("ra_deg" in values) != ("dec_deg" in values):
-        sheet.drop(["ra_deg", "dec_deg"], "ra_deg, dec_deg: only one of them is known, dropped")
-    low, high = values.get("energy_min_ev"), values.get("energy_max_ev")
-    if low is not None and high is not None and high < low:
-        sheet.drop(["energy_min_ev", "energy_max_ev"], f"energy_max_ev: {high} is below {low}, both dropped")
-    if "ra_deg" not in values:
-        sheet.drop(["position_basis"])
-    if "energy_min_ev" not in values and "energy_max_ev" not in values:
-        sheet.drop(["energy_basis"])
-
-
-# ---------------------------------------------------------------------------------------------------- edge
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extractor:
     """Reads files of one storage for one facility; holds settings only, so it can be sent to another process."""
 
-    root: Path
+    tree: Tree
     facility: str
     storage: str
     description: Description | None = None
     header_only: bool = False
     """Read no columns and make no checksums."""
+    header_only_above: int | None = None
+    """Size in bytes from which on files are read so anyhow."""
     max_unpacked_bytes: int = DEFAULT_MAX_UNPACKED_BYTES
+    max_read_bytes: int | None = None
+    """Most bytes of one file that are taken from the storage: where reading all would take more, only headers
+    are read, and a file whose headers need more is registered with what the storage knows."""
+    processing: str | None = None
+    """Name of the reprocessing that made the files."""
+    only_matched: bool = False
+    """Pass over what no product of the Description matches: on a shared storage it may be another facility's."""
+    joiner: Joiner = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        limits = ReadLimits(max_unpacked_bytes=self.max_unpacked_bytes)
+        object.__setattr__(self, "joiner", Joiner(self.tree, limits))
 
     def extract(self, path: str) -> Outcome:
-        """Return what came of the file at `path` below the root; never raises for what a file may hold."""
+        """Return what came of the file at `path` in the tree; never raises for what a file may hold."""
+        if self.only_matched and self.description is not None and not self.description.may_match(path):
+            return Outcome(path=path)
         try:
-            with open_file(self.root, path) as stream:
+            with self.tree.open(path) as stream:
                 return self._read(stream, path)
         except FileRejectedError as error:
             return Outcome(path=path, failure=error.reason)
+        except MemoryError:
+            raise  # told by who set the limit, after the memory was let go
         except Exception as error:  # noqa: BLE001 - the top of the job: one file must not end the run
             return Outcome(path=path, failure=f"{type(error).__name__}: {error}")
 
@@ -219,40 +80,122 @@ class Extractor:
         """Return an extractor that opens files only to learn what the storage knows of them."""
         return replace(self, description=None)
 
-    def _read(self, stream: BinaryIO, path: str) -> Outcome:
-        before = os.fstat(stream.fileno())
-        fingerprint = take_fingerprint(stream, path, checksums=not self.header_only)
-        matched = None if self.description is None else self.description.find_product(path)
-        product, groups = matched if matched is not None else (None, {})
-        content, failure = self._read_content(stream, product)
-        after = os.fstat(stream.fileno())
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    def _read(self, stream: OpenedFile, path: str) -> Outcome:
+        before = stream.status()
+        above, most = self.header_only_above, self.max_read_bytes
+        header_only = (
+            self.header_only
+            or (above is not None and before.size_bytes > above)
+            # Read whole it is read twice, for the checksums and for the content.
+            or (most is not None and 2 * before.size_bytes > most)
+        )
+        fingerprint, content = take_fingerprint(
+            stream if most is None else LimitedStream(stream, most),
+            path,
+            checksums=not header_only,
+            max_unpacked_bytes=self.max_unpacked_bytes,
+        )
+        limits = ReadLimits(header_only=header_only, max_unpacked_bytes=self.max_unpacked_bytes)
+        outcome = _Reading(extractor=self, path=path, content=content, limits=limits).interpret(fingerprint)
+        if stream.status() != before:
             raise FileRejectedError(path, "the file changed while it was read; extract it again when it is complete")
-        identity = FileIdentity(facility=self.facility, storage=self.storage, path=path)
-        if failure is not None:
-            record = build_record(identity, fingerprint, oddities=[failure])
-        else:
-            record = build_record(
-                identity,
-                fingerprint,
-                description=self.description,
-                product=product,
-                material=Material(groups=groups, content=content.values),
-                oddities=[f"{address}: {reason}" for address, reason in content.oddities.items()],
-            )
-        return Outcome(path=path, record=record, is_matched=product is not None, failure=failure)
+        return outcome
 
-    def _read_content(self, stream: BinaryIO, product: Product | None) -> tuple[Content, str | None]:
-        """Return the raw values, or none and why the content cannot be read."""
-        if product is None or product.reader is None:
-            return Content(), None
-        limits = ReadLimits(header_only=self.header_only, max_unpacked_bytes=self.max_unpacked_bytes)
+
+class _Reading:
+    """The reading of one open file: which product it is, and what its content says."""
+
+    def __init__(self, *, extractor: Extractor, path: str, content: UnpackedFile, limits: ReadLimits) -> None:
+        self._extractor = extractor
+        self._path = path
+        self._content = content
+        self._limits = limits
+        self._failures: list[str] = []
+
+    def interpret(self, fingerprint: Fingerprint) -> Outcome:
+        """Return what came of the file."""
+        description = self._extractor.description
+        identity = FileIdentity(facility=self._extractor.facility, storage=self._extractor.storage, path=self._path)
+        product, material, oddities = None, Material(), list[str]()
+        if description is not None:
+            try:
+                product, material, oddities = self._read_content(description)
+            except ContentError as error:
+                self._failures.append(f"content: {error}")
+        failure = self._failures[0] if self._failures and product is None else None
+        if product is None and failure is None and description is not None and self._extractor.only_matched:
+            return Outcome(path=self._path)
+        record = build_record(
+            identity,
+            fingerprint,
+            description=description if failure is None else None,
+            product=product,
+            material=material,
+            processing=self._extractor.processing,
+            oddities=[*self._failures, *oddities],
+        )
+        is_matched = product is not None or failure is not None
+        return Outcome(path=self._path, record=record, is_matched=is_matched, failure=failure)
+
+    def _read_content(self, description: Description) -> tuple[Product | None, Material, list[str]]:
+        """Return the product that the file is, what is known about it, and what was odd."""
+        if self._content.problem is not None:
+            raise self._content.problem
+        read = _ContentReading(self._content, self._limits)
+        for product, groups in description.iter_candidates(self._path, self._content.head):
+            material = self._check_where(product, groups, read)
+            if material is not None:
+                content = read.read(product.reader, product.addresses)
+                whole = Material(groups=groups, content={**material.content, **content.values})
+                oddities = [f"{address}: {reason}" for address, reason in content.oddities.items()]
+                return product, *self._join(product, whole, oddities)
+        return None, Material(), []
+
+    def _check_where(self, product: Product, groups: Mapping[str, str], read: "_ContentReading") -> Material | None:
+        """Return what was read to know that the file is a `product`, or None when it is none."""
+        if not product.where:
+            return Material(groups=groups)
+        try:
+            content = read.read(product.reader, product.where_addresses, is_condition=True)
+        except ContentError as error:
+            self._failures.append(f"content, as {product.name}: {error}")
+            return None
+        material = Material(groups=groups, content=content.values)
+        return material if all(holds(rule, material) for rule in product.where) else None
+
+    def _join(self, product: Product, material: Material, oddities: list[str]) -> tuple[Material, list[str]]:
+        if not product.joins:
+            return material, oddities
+        joined, odd = self._extractor.joiner.find(product.joins, self._path, material)
+        return replace(material, joined=joined), [*oddities, *odd]
+
+
+class _ContentReading:
+    """One unpacked stream, read by one reader or several."""
+
+    def __init__(self, content: UnpackedFile, limits: ReadLimits) -> None:
+        self._content = content
+        self._limits = limits
+        self._on_disk: BinaryIO | None = None
+
+    def read(self, reader: Reader | None, addresses: tuple[Address, ...], *, is_condition: bool = False) -> Content:
+        """Return what `reader` finds; a condition is looked for in columns even where only headers are read."""
+        if reader is None or (not addresses and is_condition):
+            return Content()
+        limits = replace(self._limits, header_only=False) if is_condition else self._limits
+        stream = self._stream_for(reader)
         stream.seek(0)
         try:
-            return load_reader(product.reader).read(stream, product.addresses, limits=limits), None
-        except ContentError as error:
-            return Content(), f"content: {error}"
-        except ExtractionError:
+            return reader.read(stream, addresses, limits=limits)
+        except (ExtractionError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a format's library makes of a damaged file
-            return Content(), f"content: {type(error).__name__}: {error}"
+        except Exception as error:
+            # Whatever a format's library makes of a damaged file.
+            raise ContentError(f"{type(error).__name__}: {error}") from error
+
+    def _stream_for(self, reader: Reader) -> BinaryIO:
+        if not (reader.random_access and self._content.packing):
+            return self._content.stream
+        if self._on_disk is None:
+            self._on_disk = unpack_to_file(self._content.stream)
+        return self._on_disk

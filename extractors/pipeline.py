@@ -6,23 +6,21 @@ the second extracts and sends at its own pace. Whatever happens to the metadata,
 
 import logging
 import os
-import struct
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass, field
 
-from extractors.client import Client, encode_lines
+import msgspec
+
+from extractors.backlog import PathBacklog
+from extractors.client import Client, SendResult, encode_lines
+from extractors.courier import BATCH_RECORDS, IngestReport, report_failures, send_batch, told_failure
 from extractors.errors import CatalogueAwayError, FileRejectedError, RefusedError, SendError
 from extractors.extract import Extractor
-from extractors.ingest import BATCH_RECORDS, Tally, send_batch
-from extractors.pool import ExtractionPool
-from extractors.scan import path_below, printable
-from extractors.spool import Spool
-from metadata_db.records import FileRecord
+from extractors.pool import ExtractionPool, FileLimits
+from extractors.spool import Kind, Spool
+from extractors.storages.trees import printable
+from metadata_db.records import Failure, FileRecord
 
 logger = logging.getLogger(__name__)
 
@@ -38,84 +36,14 @@ MAX_BATCH_AGE_S = 2.0
 AWAY_S = 30.0
 """How long records go straight to the spool after the catalogue was found away."""
 
-_LENGTH = struct.Struct("=I")
 
-
-class PathBacklog:
-    """Paths that are passed on but not yet catalogued; use it in a ``with`` statement.
-
-    They are kept in an unnamed file, so that memory stays flat however far the cataloguing lags behind.
-    """
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the backlog
-        self._changed = threading.Condition()
-        self._read_at = 0
-        self._write_at = 0
-        self._is_closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def put(self, path: bytes) -> None:
-        """Append one path.
-
-        Raises
-        ------
-        OSError
-            The disk of temporary files is full.
-        """
-        with self._changed:
-            entry = _LENGTH.pack(len(path)) + path
-            self._file.seek(self._write_at)
-            self._file.write(entry)
-            self._file.flush()
-            self._write_at += len(entry)
-            self._changed.notify()
-
-    def take(self, most: int) -> list[bytes]:
-        """Return up to `most` paths, waiting for at least one; none at all only when the backlog is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or not self._is_empty())
-            taken: list[bytes] = []
-            while len(taken) < most and not self._is_empty():
-                taken.append(self._take_one())
-            if self._is_empty():
-                self._read_at = self._write_at = 0
-                self._file.truncate(0)
-            return taken
-
-    def is_empty(self) -> bool:
-        """Return whether nothing waits."""
-        with self._changed:
-            return self._is_empty()
-
-    def close(self, *, abandon: bool = False) -> None:
-        """Say that no more paths will come; with `abandon`, also forget those that wait."""
-        with self._changed:
-            self._is_closed = True
-            if abandon:
-                self._read_at = self._write_at
-            self._changed.notify()
-
-    def _is_empty(self) -> bool:
-        return self._read_at == self._write_at
-
-    def _take_one(self) -> bytes:
-        self._file.seek(self._read_at)
-        (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
-        path = self._file.read(length)
-        self._read_at += _LENGTH.size + length
-        return path
-
-
-def pass_on(source: int, target: int, backlog: PathBacklog, *, separator: bytes) -> bool:
+def pass_on(source: int, target: int, backlog: PathBacklog, *, separator: bytes, folder: bytes | None = None) -> bool:
     """Copy everything from one file descriptor to the other as it comes, and put the paths in it into `backlog`.
+
+    Parameters
+    ----------
+    folder
+        What relative paths are relative to; see `put_all`.
 
     Returns
     -------
@@ -124,12 +52,12 @@ def pass_on(source: int, target: int, backlog: PathBacklog, *, separator: bytes)
     """
     unfinished = b""
     while chunk := os.read(source, READ_BYTES):
-        is_written = write_all(target, chunk)
         *paths, unfinished = (unfinished + chunk).split(separator)
-        put_all(backlog, paths)
-        if not is_written:
+        # First into the journal, which takes microseconds: a path that has gone on must not be forgotten.
+        put_all(backlog, paths, folder=folder)
+        if not write_all(target, chunk):
             return False
-    put_all(backlog, [unfinished])
+    put_all(backlog, [unfinished], folder=folder)
     return True
 
 
@@ -143,12 +71,15 @@ def write_all(target: int, data: bytes) -> bool:
     return True
 
 
-def put_all(backlog: PathBacklog, paths: Sequence[bytes]) -> None:
-    """Put `paths` into `backlog`, but for empty ones; a full disk costs their metadata, never their passing on."""
+def put_all(backlog: PathBacklog, paths: Sequence[bytes], *, folder: bytes | None = None) -> None:
+    """Put `paths` into `backlog`, but for empty ones; a full disk costs their metadata, never their passing on.
+
+    Relative paths are taken to be in `folder`, so that they mean the same to a later run that is somewhere else.
+    """
     for path in paths:
         if path:
             try:
-                backlog.put(path)
+                backlog.put(path if folder is None else os.path.join(folder, path))
             except OSError as error:
                 logger.warning("%s: not catalogued: %s", printable(os.fsdecode(path)), error)
 
@@ -166,102 +97,131 @@ class Deliveries:
 class Forwarder:
     """Extracts the files of a backlog and sends their records, or spools them while the catalogue is away."""
 
-    def __init__(self, *, extractor: Extractor, client: Client, spool: Spool, processes: int = 1) -> None:
-        self.tally = Tally()
+    def __init__(
+        self,
+        *,
+        extractor: Extractor,
+        client: Client,
+        spool: Spool,
+        processes: int = 1,
+        limits: FileLimits | None = None,
+    ) -> None:
+        self.report = IngestReport()
         self.deliveries = Deliveries()
         self._extractor = extractor
         self._client = client
         self._spool = spool
         self._processes = processes
+        self._limits = limits or FileLimits()
         self._away_until = 0.0
 
     @property
     def is_clean(self) -> bool:
         """Whether every file so far is in the catalogue with its content."""
-        return not (self.tally.failed or self.tally.rejected or self.deliveries.spooled or self.deliveries.lost)
+        return not (self.report.failed or self.report.rejected or self.deliveries.spooled or self.deliveries.lost)
 
     def run(self, backlog: PathBacklog) -> None:
         """Work until `backlog` is closed and empty; never raises."""
-        batch: list[FileRecord] = []
+        batch = _Batch()
         try:
-            with ExtractionPool(self._extractor, processes=self._processes) as pool:
+            with ExtractionPool(self._extractor, processes=self._processes, limits=self._limits) as pool:
                 self._flush_spool()
                 self._work(backlog, pool, batch)
                 self._deliver(batch)
+                backlog.done()
                 self._flush_spool()
         except Exception:
             # The top of the job: without this the thread would die silently, and its batch with it.
             logger.exception("cataloguing stopped; the paths were passed on")
-            self.tally.count_failure("(all further paths)", "cataloguing stopped by an error")
+            self.report.count_failure("(all further paths)", "cataloguing stopped by an error")
             self._keep(batch)
 
-    def _work(self, backlog: PathBacklog, pool: ExtractionPool, batch: list[FileRecord]) -> None:
+    def _work(self, backlog: PathBacklog, pool: ExtractionPool, batch: "_Batch") -> None:
         since = time.monotonic()
         while paths := backlog.take(ROUND_PATHS):
-            for outcome in pool.extract(self._iter_accepted(paths)):
-                self.tally.count_outcome(outcome)
+            for outcome in pool.extract(self._iter_accepted(paths, batch)):
+                self.report.seen += 1
+                self.report.count_outcome(outcome)
                 if outcome.failure is not None:
-                    logger.warning("%s: %s", outcome.path, outcome.failure)
+                    self._note_failure(outcome.path, outcome.failure, batch)
                 if outcome.record is not None:
-                    batch.append(outcome.record)
-            if len(batch) >= BATCH_RECORDS or backlog.is_empty() or time.monotonic() - since > MAX_BATCH_AGE_S:
+                    batch.records.append(outcome.record)
+            if len(batch.records) >= BATCH_RECORDS or backlog.is_empty() or time.monotonic() - since > MAX_BATCH_AGE_S:
                 self._deliver(batch)
+                backlog.done()
                 since = time.monotonic()
 
-    def _iter_accepted(self, paths: Sequence[bytes]) -> Iterator[str]:
+    def _iter_accepted(self, paths: Sequence[bytes], batch: "_Batch") -> Iterator[str]:
         for path in paths:
             try:
-                yield path_below(self._extractor.root, path)
+                yield self._extractor.tree.path_below(path)
             except FileRejectedError as error:
-                logger.warning("%s", error)
-                self.tally.seen += 1
-                self.tally.count_failure(error.path, error.reason)
+                self.report.seen += 1
+                self.report.count_failure(error.path, error.reason)
+                self._note_failure(error.path, error.reason, batch)
 
-    def _deliver(self, batch: list[FileRecord]) -> None:
+    def _note_failure(self, path: str, reason: str, batch: "_Batch") -> None:
+        logger.warning("%s: %s", path, reason)
+        failure = told_failure(self._extractor.facility, self._extractor.storage, path, reason)
+        batch.failures.append(failure)
+
+    def _deliver(self, batch: "_Batch") -> None:
         """Send `batch`, or keep it in the spool; it is empty afterwards."""
-        if not batch:
+        if batch.is_empty:
             return
         # What waits goes first: an older record of the same file must not arrive after a newer one.
         self._flush_spool()
         if self._is_away():
             self._keep(batch)
             return
-        rejected_before = len(self.tally.rejections)
+        rejected_before = len(self.report.rejections)
         try:
-            send_batch(self._client, batch, self.tally)
-            batch.clear()
+            if batch.records:
+                send_batch(self._client, batch.records, self.report)
+                batch.records.clear()
+            if batch.failures:
+                report_failures(self._client, batch.failures)
+                batch.failures.clear()
         except SendError as error:
             self._note_away(error)
             self._keep(batch)
-        for rejection in self.tally.rejections[rejected_before:]:
+        for rejection in self.report.rejections[rejected_before:]:
             logger.warning("%s: rejected by the catalogue: %s", rejection.path, rejection.reason)
 
-    def _keep(self, batch: list[FileRecord]) -> None:
-        if not batch:
-            return
+    def _keep(self, batch: "_Batch") -> None:
         try:
-            self._spool.add(encode_lines(batch))
-            self.deliveries.spooled += len(batch)
+            if batch.records:
+                self._spool.add(encode_lines(batch.records))
+                self.deliveries.spooled += len(batch.records)
+            if batch.failures:
+                self._spool.add(encode_lines(batch.failures), "failures")
         except OSError as error:
-            self.deliveries.lost += len(batch)
-            logger.error("%d records are lost, the spool cannot be written: %s", len(batch), error)
-        batch.clear()
+            self.deliveries.lost += len(batch.records)
+            logger.error("%d records are lost, the spool cannot be written: %s", len(batch.records), error)
+        batch.records.clear()
+        batch.failures.clear()
 
     def _flush_spool(self) -> None:
         if self._is_away():
             return
         try:
-            for result in self._spool.flush(self._client.send_lines):
+            for result in self._spool.flush(self._send_spooled):
                 if isinstance(result, RefusedError):
                     logger.warning("a spooled batch was set aside: %s", result)
-                    continue
-                self.deliveries.from_spool += 1
-                for rejection in result.rejections:
-                    logger.warning("spooled record, line %d: rejected: %s", rejection.line, rejection.reason)
+                elif result is not None:
+                    self.deliveries.from_spool += 1
+                    for rejection in result.rejections:
+                        logger.warning("spooled record, line %d: rejected: %s", rejection.line, rejection.reason)
         except SendError as error:
             self._note_away(error)
         except OSError as error:
             logger.warning("the spool cannot be read: %s", error)
+
+    def _send_spooled(self, kind: Kind, lines: bytes) -> SendResult | None:
+        if kind == "files":
+            return self._client.send_lines(lines)
+        self._client.report_failures(msgspec.json.Decoder(Failure).decode_lines(lines))
+        return None
 
     def _is_away(self) -> bool:
         return time.monotonic() < self._away_until
@@ -270,3 +230,15 @@ class Forwarder:
         # A sender without the right will not get it during this run; a catalogue may come back.
         self._away_until = time.monotonic() + AWAY_S if isinstance(error, CatalogueAwayError) else float("inf")
         logger.warning("%s; records are kept in %s", error, self._spool.folder)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Batch:
+    """What waits to be delivered."""
+
+    records: list[FileRecord] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.records or self.failures)

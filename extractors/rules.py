@@ -4,15 +4,19 @@ A kind of rule is one class here and one entry in `RULES`, under the key by whic
 finds a value and says where; what the value means is decided afterwards, alike for all kinds.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from extractors.clocks import FromContent
+from extractors.clocks import FromContent, Stated
+from extractors.conversions import finite_number
 from extractors.errors import ConversionError
+from extractors.readers.address import Address, parse_address
 from extractors.readers.reader import Plain, RawValue
 
 
@@ -20,20 +24,31 @@ from extractors.readers.reader import Plain, RawValue
 class Material:
     """Everything known about one file that a rule may look into.
 
-    `groups` are the named groups of the path pattern, `content` the raw values by address.
+    `groups` are the named groups of the path pattern, `content` the raw values by address, `joined` those of other
+    files by the name of the join and the address there.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
     content: Mapping[str, RawValue] = field(default_factory=dict)
+    joined: Mapping[str, Mapping[str, RawValue]] = field(default_factory=dict)
+
+    @property
+    def stated(self) -> Stated:
+        """What the file says of its own clock."""
+        return Stated(self.content, self.groups)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """A value as it was found, and its source in words."""
+class Found(Struct, frozen=True, kw_only=True):
+    """A value as it was found, the unit of each of its parts, and its source in words."""
 
     value: Any
-    unit: str | None
+    units: tuple[str | None, ...]
     source: str
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of a value that has one part."""
+        return self.units[0]
 
 
 class _RuleBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,22 +56,113 @@ class _RuleBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     unit: str | FromContent | None = None
     """The unit of the value where the file states none beside it."""
+    units: list[str] = []
+    """The units of a value in parts, such as seconds and nanoseconds."""
     clock: str | None = None
     """Name of the clock by which a time counts."""
+    pattern: str | None = None
+    """A regular expression: what its first group finds in the text is the value."""
     words: dict[str, Plain] = {}
     """What each word of the file is called in the catalogue; other words are no value."""
+    missing: list[Plain] = []
+    """Values that stand for "no value", such as -999."""
+    valid: list[float] = []
+    """Least and largest value that there can be: ``[0.0, 100.0]``, or ``[0.0, inf]`` for no upper bound."""
     required: bool = False
     """Whether it is odd, and worth a warning, when nothing is found."""
 
-    def addresses(self) -> tuple[str, ...]:
-        """Return every address in the file that the rule may need."""
-        return (self.unit.content,) if isinstance(self.unit, FromContent) else ()
+    def __post_init__(self) -> None:
+        if self.pattern is not None:
+            try:
+                n_groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise ValueError(f"found pattern {self.pattern!r}, expected a regular expression: {error}") from error
+            if n_groups < 1:
+                raise ValueError(f"found pattern {self.pattern!r}, expected one with a group")
+        if self.valid and (len(self.valid) != 2 or not self.valid[0] <= self.valid[1]):
+            raise ValueError(f"found valid = {self.valid}, expected a least and a largest value")
 
-    def _stated_unit(self, material: Material) -> str | None:
-        if not isinstance(self.unit, FromContent):
-            return self.unit
-        raw = material.content.get(self.unit.content)
-        return raw.value.strip() if raw is not None and isinstance(raw.value, str) else None
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The least and the largest value; None is no bound."""
+        if not self.valid:
+            return None, None
+        low, high = self.valid
+        return None if low == -math.inf else low, None if high == math.inf else high
+
+    def address(self, text: str) -> Address:
+        """Return the address that `text` writes, with what this rule leaves out of columns."""
+        if not self.missing and not self.valid:
+            return parse_address(text)
+        return parse_address(text, missing=tuple(self.missing), valid=self.bounds)
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Return every address in the file that the rule may need."""
+        return (parse_address(self.unit.content),) if isinstance(self.unit, FromContent) else ()
+
+    def find(self, material: Material) -> Found | None:
+        """Return what the rule finds, or None when that is nothing."""
+        raise NotImplementedError
+
+    def find_all(self, material: Material) -> list[Found]:
+        """Return what the rule finds: nothing, one value, or the candidates of which the least or greatest counts.
+
+        Raises
+        ------
+        ConversionError
+            There is something, but it is no value.
+        """
+        found = self.find(material)
+        return [] if found is None else [found]
+
+    def _found(self, raw: RawValue | None, material: Material, source: str) -> Found | None:
+        """Return what a raw value comes to, or None when it stands for none."""
+        if raw is None or self._is_missing(raw.value):
+            return None
+        value = raw.value if self.pattern is None else self._cut(raw.value, self.pattern)
+        if value is None:
+            return None
+        units = self._units(raw, material)
+        if any(units):
+            source = f"{source} [{', '.join(filter(None, units))}]"
+        return Found(value=value, units=units, source=source)
+
+    def check_bounds(self, value: Any) -> None:
+        """Raise `ConversionError` when a single value lies outside of what there can be.
+
+        Values of a column were left out one by one where they were read; how many there are is no such value.
+        """
+        if not self.valid:
+            return
+        low, high = self.bounds
+        if isinstance(value, bool | tuple) or any(item.reduction for item in self.addresses()):
+            return
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            return
+        if (low is not None and not number >= low) or (high is not None and not number <= high):
+            bounds = f"{'…' if low is None else low} to {'…' if high is None else high}"
+            raise ConversionError(value, f"a value from {bounds}")
+
+    def _is_missing(self, value: Any) -> bool:
+        if isinstance(value, str) and not value.strip():
+            return True
+        return bool(self.missing) and any(_is_mark(value, mark) for mark in self.missing)
+
+    def _cut(self, value: Any, pattern: str) -> str | None:
+        match = re.search(pattern, str(value))
+        return match[1] if match else None
+
+    def _units(self, raw: RawValue, material: Material) -> tuple[str | None, ...]:
+        if self.units:
+            return tuple(self.units)
+        if raw.unit:
+            return (raw.unit,)
+        if self.unit is None or isinstance(self.unit, str):
+            return (self.unit,)
+        stated = material.content.get(parse_address(self.unit.content).text)
+        return (stated.value.strip() if stated is not None and isinstance(stated.value, str) else None,)
 
 
 class ConstantRule(_RuleBase, frozen=True, kw_only=True):
@@ -64,9 +170,9 @@ class ConstantRule(_RuleBase, frozen=True, kw_only=True):
 
     constant: Plain
 
-    def find(self, material: Material) -> Found:
+    def find(self, material: Material) -> Found | None:
         """Return the constant."""
-        return Found(value=self.constant, unit=self._stated_unit(material), source="constant")
+        return self._found(RawValue(value=self.constant), material, "constant")
 
 
 class NameRule(_RuleBase, frozen=True, kw_only=True):
@@ -77,9 +183,7 @@ class NameRule(_RuleBase, frozen=True, kw_only=True):
     def find(self, material: Material) -> Found | None:
         """Return what the group matched, or None when it is an optional group that did not."""
         value = material.groups.get(self.name)
-        if not value:
-            return None
-        return Found(value=value, unit=self._stated_unit(material), source=f"name ({self.name})")
+        return self._found(None if value is None else RawValue(value=value), material, f"name ({self.name})")
 
 
 class ContentRule(_RuleBase, frozen=True, kw_only=True):
@@ -87,17 +191,14 @@ class ContentRule(_RuleBase, frozen=True, kw_only=True):
 
     content: str
 
-    def addresses(self) -> tuple[str, ...]:
+    def addresses(self) -> tuple[Address, ...]:
         """Return the value's address and those of its unit."""
-        return (self.content, *super().addresses())
+        return (self.address(self.content), *super().addresses())
 
     def find(self, material: Material) -> Found | None:
         """Return the raw value, or None when the file has none there or an empty text."""
-        raw = material.content.get(self.content)
-        if raw is None or (isinstance(raw.value, str) and not raw.value.strip()):
-            return None
-        unit = raw.unit or self._stated_unit(material)
-        return Found(value=raw.value, unit=unit, source=f"content {self.content}{f' [{unit}]' if unit else ''}")
+        raw = material.content.get(self.address(self.content).text)
+        return self._found(raw, material, f"content {self.content}")
 
 
 class SumRule(_RuleBase, frozen=True, kw_only=True):
@@ -105,9 +206,9 @@ class SumRule(_RuleBase, frozen=True, kw_only=True):
 
     sum: list[str]
 
-    def addresses(self) -> tuple[str, ...]:
+    def addresses(self) -> tuple[Address, ...]:
         """Return the addresses of all numbers and of their unit."""
-        return (*self.sum, *super().addresses())
+        return (*(self.address(text) for text in self.sum), *super().addresses())
 
     def find(self, material: Material) -> Found | None:
         """Return the sum, or None when one of the numbers is not there.
@@ -115,28 +216,113 @@ class SumRule(_RuleBase, frozen=True, kw_only=True):
         Raises
         ------
         ConversionError
-            One of them is no number.
+            One of them is no number, or they state different units.
         """
-        raws = [material.content.get(address) for address in self.sum]
+        raws = [material.content.get(self.address(text).text) for text in self.sum]
         total: int | float = 0
         for raw in raws:
             if raw is None:
                 return None
-            if isinstance(raw.value, bool) or not isinstance(raw.value, int | float):
-                raise ConversionError(raw.value, "a number to add")
-            total += raw.value
-        unit = self._stated_unit(material)
-        source = f"content {' + '.join(self.sum)}{f' [{unit}]' if unit else ''}"
-        return Found(value=total, unit=unit, source=source)
+            total += _number(raw.value)
+        stated = {raw.unit for raw in raws if raw is not None and raw.unit}
+        if len(stated) > 1:
+            raise ConversionError(tuple(sorted(stated)), "numbers of one unit to add")
+        unit = next(iter(stated), None)
+        return self._found(RawValue(value=total, unit=unit), material, f"content {' + '.join(self.sum)}")
 
 
-Rule: TypeAlias = ConstantRule | NameRule | ContentRule | SumRule
+def _number(value: Plain | tuple[Plain, ...]) -> int | float:
+    """Return a number, whole if it is; text formats spell theirs.
+
+    Raises
+    ------
+    ConversionError
+        It is none.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    number = finite_number(value)
+    return int(number) if number.is_integer() else number
+
+
+def _is_mark(value: Any, mark: Plain) -> bool:
+    """Tell whether `value` is a mark for no value; in text formats ``-999.0`` is the number that it spells."""
+    if isinstance(mark, str) or isinstance(value, bool) or isinstance(mark, bool):
+        return bool(value == mark) and isinstance(value, bool) == isinstance(mark, bool)
+    try:
+        return _number(value) == mark
+    except ConversionError:
+        return False
+
+
+class _ExtremeRule(_RuleBase, frozen=True, kw_only=True):
+    """The smallest or largest of the values at several addresses, compared after their conversion."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The addresses as they are written."""
+        raise NotImplementedError
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Return the addresses of all candidates and of their unit."""
+        return (*(self.address(text) for text in self.texts), *super().addresses())
+
+    def find_all(self, material: Material) -> list[Found]:
+        """Return each value that is there."""
+        candidates = (
+            self._found(material.content.get(self.address(text).text), material, f"content {text}")
+            for text in self.texts
+        )
+        return [found for found in candidates if found is not None]
+
+
+class LeastRule(_ExtremeRule, frozen=True, kw_only=True):
+    """The smallest of the values at several addresses."""
+
+    least: list[str]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The addresses as they are written."""
+        return self.least
+
+
+class GreatestRule(_ExtremeRule, frozen=True, kw_only=True):
+    """The largest of the values at several addresses."""
+
+    greatest: list[str]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The addresses as they are written."""
+        return self.greatest
+
+
+class JoinRule(_RuleBase, frozen=True, kw_only=True):
+    """A value in another file: of a sidecar, or of the row of an index table that is about this file."""
+
+    join: str
+    """Name of the join."""
+    at: str
+    """Address in the other file; the column, if it is an index table."""
+
+    def find(self, material: Material) -> Found | None:
+        """Return the raw value, or None when there is no such file, row or value."""
+        raw = material.joined.get(self.join, {}).get(self.at)
+        return self._found(raw, material, f"join {self.join}, {self.at}")
+
+
+SimpleRule: TypeAlias = ConstantRule | NameRule | ContentRule | SumRule | JoinRule
+Rule: TypeAlias = SimpleRule | LeastRule | GreatestRule
 
 RULES: Mapping[str, type[Rule]] = {
     "constant": ConstantRule,
     "name": NameRule,
     "content": ContentRule,
     "sum": SumRule,
+    "least": LeastRule,
+    "greatest": GreatestRule,
+    "join": JoinRule,
 }
 """Every kind of rule, by the key that a Description writes it with."""
 

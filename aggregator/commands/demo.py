@@ -36,8 +36,12 @@ from aggregator.embedded import find_running
 from aggregator.samples import generate_samples
 from aggregator.settings import Settings
 from extractors.client import Client
-from extractors.description import Description, find_description
-from extractors.ingest import IngestReport, ingest_tree, register
+from extractors.courier import IngestReport
+from extractors.description import Description
+from extractors.extract import Extractor
+from extractors.ingest import ScanOptions, register, scan
+from extractors.loading import find_description
+from extractors.storages.local_tree import LocalTree
 from metadata_db.records import Name, Storage
 from metadata_db.tokens import Role
 
@@ -347,15 +351,14 @@ def _ingest(storage: DemoStorage, url: str, token: str) -> IngestReport:
         record = Storage(name=storage.name, root=str(storage.root), facility=storage.facility)
         register(client, description=storage.description, facility=storage.facility, storage=record)
         with showing_progress(f"ingest {storage.name}") as progress:
-            return ingest_tree(
-                storage.root,
-                storage=storage.name,
+            extractor = Extractor(
+                tree=LocalTree(storage.root),
                 facility=storage.facility,
+                storage=storage.name,
                 description=storage.description,
-                client=client,
-                processes=min(4, os.cpu_count() or 1),
-                on_progress=progress,
             )
+            options = ScanOptions(processes=min(4, os.cpu_count() or 1), vanished="all")
+            return scan(extractor, client, options=options, on_progress=progress)
 
 
 def _print_answer(answer: Answer, facilities: Sequence[str]) -> None:
@@ -371,7 +374,7 @@ def _print_answer(answer: Answer, facilities: Sequence[str]) -> None:
 
 def find_problems(reports: Mapping[str, IngestReport], answer: Answer, bundle: Bundle) -> list[str]:
     """Return what keeps every file from having arrived as it was catalogued; empty when all did."""
-    sent = sum(report.added + report.changed + report.unchanged for report in reports.values())
+    sent = sum(report.added + report.changed + report.unchanged + report.same for report in reports.values())
     rejected = sum(report.rejected for report in reports.values())
     found, expected = bundle.verification, answer.total_count.value
     problems = {

@@ -1,123 +1,169 @@
-"""`catchment ingest`: a whole storage into the catalogue."""
+"""`catchment ingest`: a storage into the catalogue, what failed of it, and that once more."""
 
-import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from aggregator.commands.console import examples, format_count, print_some, print_table, showing_progress
-from aggregator.commands.failures import Failure, Misuse
-from aggregator.commands.remote import Remote, token_option, url_option
+from aggregator.commands.extraction import Reading, reading_options
+from aggregator.commands.failures import Failure
+from aggregator.commands.remote import token_option, url_option
 from extractors.client import Client
-from extractors.description import Description, builtin_names, find_description, load_description
-from extractors.errors import DescriptionError
-from extractors.ingest import IngestReport, ingest_tree, register
-from metadata_db.records import Storage
+from extractors.courier import IngestReport
+from extractors.errors import StorageError
+from extractors.ingest import ScanOptions, TooManyVanishedError, replay, scan
 
-COUNTS = ("seen", "extracted", "unmatched", "failed", "added", "changed", "unchanged", "rejected")
+COUNTS = ("seen", "same", "extracted", "unmatched", "failed", "added", "changed", "unchanged", "removed", "rejected")
 """Columns of the summary, from the files of the storage to the rows of the catalogue."""
 
 SHOWN = 10
 """Failures and rejections that are shown one by one."""
 
 
-@click.command(epilog=examples("catchment ingest hess-dl3 --root /data/hess/dl3 --description hess"))
-@click.argument("storage")
-@click.option(
-    "--root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the storage is on this host.  [default: where it is registered]",
-)
-@click.option("--facility", help="Whose files they are.  [default: the Description's]")
-@click.option("--description", "named", metavar="NAME|FILE", help="Description by which the files are read.")
-@url_option
-@token_option
-@click.option("--header-only", is_flag=True, help="Read headers only: faster, without checksums and column values.")
-@click.option(
-    "--processes",
-    type=click.IntRange(1),
-    default=min(4, os.cpu_count() or 1),
-    show_default="up to 4",
-    help="Files read at once.",
-)
-def command(
-    storage: str,
-    root: Path | None,
-    facility: str | None,
-    named: str | None,
-    url: str,
-    token: str,
-    header_only: bool,
-    processes: int,
-) -> None:
-    """Catalogue a storage: walk, extract, send.
+class DefaultGroup(click.Group):
+    """A group whose first command is meant when none is named: ``ingest NAME`` is ``ingest scan NAME``."""
 
-    Nothing is ever written into the storage. Running it again sends what has changed. With an admin's token and
-    --root, facility and storage are registered too; a publisher's token needs them registered.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command in front, unless another one or help is asked for."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = [next(iter(self.commands)), *args]
+        return super().parse_args(ctx, args)
 
-    Exit code 1 when the catalogue has rejected files; files whose content cannot be read are catalogued with what
-    the storage knows of them.
+
+@click.group(
+    cls=DefaultGroup,
+    epilog=examples(
+        "catchment ingest hess-dl3 --root /data/hess/dl3 --description hess",
+        "catchment ingest hess-dl3 --description hess --again",
+        "catchment ingest failed hess-dl3",
+        "catchment ingest replay hess-dl3 --description hess",
+    ),
+)
+def command() -> None:
+    """Catalogue a storage: compare, extract, send; see what failed, and replay it.
+
+    'catchment ingest STORAGE' means 'catchment ingest scan STORAGE'.
     """
-    description = None if named is None else find(named)
-    facility = name_facility(facility, description)
-    where = root.absolute() if root is not None else _registered_root(storage, url, token)
-    with Client(url, token) as client:
-        if root is not None:
-            register(
-                client,
-                description=description,
-                facility=facility,
-                storage=Storage(name=storage, root=str(where), facility=facility),
-            )
-        with showing_progress(f"ingest {storage}") as progress:
-            report = ingest_tree(
-                where,
-                storage=storage,
-                facility=facility,
-                description=description,
-                client=client,
-                processes=processes,
-                header_only=header_only,
-                on_progress=progress,
-            )
-    print_reports({storage: report})
+
+
+@command.command("scan", epilog=examples("catchment ingest scan hess-dl3 --root /data/hess/dl3 --description hess"))
+@reading_options
+@click.option("--again", is_flag=True, help="Read also files that were read by another state of the Description.")
+@click.option("--checksums", is_flag=True, help="Read all files again and verify their checksums.")
+@click.option(
+    "--checksums-after",
+    type=click.FloatRange(0),
+    metavar="DAYS",
+    help="Verify those whose checksum was last seen right so many days ago.",
+)
+@click.option(
+    "--vanished",
+    type=click.Choice(["some", "all", "none"]),
+    default="some",
+    show_default=True,
+    help="Take vanished files out of the catalogue: unless they are more than a tenth, all, or none.",
+)
+@click.option(
+    "--min-age",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Leave new and changed files alone that were written less than so long ago.",
+)
+@click.option("--dry-run", is_flag=True, help="Do everything, but tell the catalogue nothing.")
+@click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Where to write it.")
+def scan_command(
+    reading: Reading,
+    *,
+    again: bool,
+    checksums: bool,
+    checksums_after: float | None,
+    vanished: Any,
+    min_age: float,
+    dry_run: bool,
+    report_file: Path | None,
+) -> None:
+    """Bring the catalogue in line with a storage: new, changed and vanished files.
+
+    Nothing is ever written into the storage. Files whose size and time are as the catalogue knows them are not read,
+    so running it again goes on where an interrupted run ended. With an admin's token and --root, facility and storage
+    are registered too; a publisher's token needs them registered.
+
+    Exit code 1 when the catalogue has rejected files, or when so many have vanished that the storage is rather away.
+    Files whose content cannot be read are catalogued with what the storage knows of them; see 'ingest failed'.
+    """
+    options = ScanOptions(
+        processes=reading.processes,
+        limits=reading.limits,
+        again=again,
+        checked_before=_checked_before(checksums, checksums_after),
+        vanished=vanished,
+        min_age_s=min_age,
+        is_dry=dry_run,
+    )
+    too_many: TooManyVanishedError | None = None
+    with Client(reading.url, reading.token) as client:
+        extractor = reading.make_extractor(client, is_dry=dry_run)
+        with showing_progress(f"ingest {reading.storage}") as progress:
+            try:
+                report = scan(extractor, client, options=options, on_progress=progress)
+            except TooManyVanishedError as error:
+                too_many, report = error, error.report
+            except StorageError as error:
+                raise Failure(f"{reading.storage}: {error}") from error
+    print_reports({reading.storage: report})
+    if dry_run:
+        click.echo(f"a dry run: {_say_what_would_be(report)}")
+    _write_report(report, report_file or _default_report(reading.storage))
+    if too_many is not None:
+        raise Failure(str(too_many))
     if report.rejected:
         raise Failure(f"the catalogue rejected {format_count(report.rejected, 'file')}")
 
 
-def find(named: str) -> Description:
-    """Return a built-in Description by its name, or the one in a file.
+@command.command(epilog=examples("catchment ingest failed", "catchment ingest failed hess-dl3 --json"))
+@click.argument("storage", required=False)
+@click.option("--facility", help="Only of this facility.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with the record that was rejected.")
+@url_option
+@token_option
+def failed(storage: str | None, facility: str | None, as_json: bool, url: str, token: str) -> None:
+    """Show every file or record that failed, and why; they are kept until they succeed.
 
-    Raises
-    ------
-    Misuse
-        There is none, or it cannot be used.
+    Exit code 1 when there are any.
     """
-    try:
-        built_in = find_description(named) if "/" not in named else None
-        return built_in or load_description(Path(named))
-    except FileNotFoundError as error:
-        known = ", ".join(builtin_names())
-        raise Misuse(f"--description: got {named!r}, expected a Description's file or one of {known}") from error
-    except DescriptionError as error:
-        raise Misuse(str(error)) from error
+    with Client(url, token) as client:
+        letters = list(client.iter_failures(storage=storage, facility=facility))
+    if as_json:
+        for letter in letters:
+            click.echo(msgspec.json.encode(letter))
+    elif letters:
+        rows = [
+            (item.storage, item.path, item.stage, item.tries, f"{item.last_at:%Y-%m-%d %H:%M}", _why(item))
+            for item in letters
+        ]
+        print_table(("storage", "path", "stage", "tries", "last", "reason"), rows)
+    else:
+        click.echo("nothing failed")
+    raise SystemExit(1 if letters else 0)
 
 
-def name_facility(facility: str | None, description: Description | None) -> str:
-    """Return the facility's name, which an option or the Description says; when both do, alike.
+@command.command("replay", epilog=examples("catchment ingest replay hess-dl3 --description hess"))
+@reading_options
+def replay_command(reading: Reading) -> None:
+    """Try everything again that failed: files are read anew, records of files that are elsewhere are sent again.
 
-    Raises
-    ------
-    Misuse
-        Neither says it, or they differ.
+    Exit code 1 when something still fails.
     """
-    described = None if description is None else description.facility.name
-    if facility is not None and described is not None and facility != described:
-        raise Misuse(f"--facility: got {facility!r}, expected the Description's {described!r}")
-    name = facility or described
-    if name is None:
-        raise Misuse("name the facility with --facility, or a --description that does")
-    return name
+    options = ScanOptions(processes=reading.processes, limits=reading.limits)
+    with Client(reading.url, reading.token) as client:
+        report = replay(reading.make_extractor(client), client, options=options)
+    print_reports({reading.storage: report})
+    if report.failed or report.rejected:
+        raise Failure(f"{format_count(report.failed + report.rejected, 'file')} failed again")
 
 
 def print_reports(reports: dict[str, IngestReport]) -> None:
@@ -133,11 +179,33 @@ def print_reports(reports: dict[str, IngestReport]) -> None:
         ):
             lines = [f"{what}: {storage}/{failure.path}: {failure.reason}" for failure in failures]
             print_some(lines, count, limit=SHOWN)
+        if report.warnings:
+            click.echo(f"{storage}: {format_count(report.warnings, 'warning')} in the records")
 
 
-def _registered_root(storage: str, url: str, token: str) -> Path:
-    with Remote(url, token) as remote:
-        for item in remote.storages():
-            if item.name == storage:
-                return Path(item.root)
-    raise Failure(f"no storage {storage!r} is registered at {url}: say where it is with --root")
+def _checked_before(all_files: bool, after_days: float | None) -> datetime | None:
+    if all_files:
+        return datetime.max.replace(tzinfo=UTC)
+    return None if after_days is None else datetime.now(UTC) - timedelta(days=after_days)
+
+
+def _say_what_would_be(report: IngestReport) -> str:
+    return (
+        f"{report.new:,} new, {report.changed_since:,} changed, {report.reread:,} read again, "
+        f"{report.vanished:,} vanished; the catalogue was told nothing"
+    )
+
+
+def _why(letter: Any) -> str:
+    return f"{letter.field}: {letter.reason}" if letter.field else str(letter.reason)
+
+
+def _default_report(storage: str) -> Path:
+    now = datetime.now(UTC)
+    return Path(click.get_app_dir("catchment")) / "reports" / f"{storage}-{now:%Y%m%dT%H%M%SZ}.json"
+
+
+def _write_report(report: IngestReport, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    click.echo(f"report: {path}")

@@ -11,7 +11,7 @@ from aggregator.commands.console import examples, format_count, print_table
 from aggregator.commands.failures import Failure
 from aggregator.commands.remote import Remote, token_option, url_option
 from extractors.client import Client
-from extractors.scan import walk
+from extractors.storages.local_tree import LocalTree
 from metadata_db.records import Storage
 
 GLANCE_FILES = 1000
@@ -86,7 +86,7 @@ def look_at(root: Path) -> str:
         raise Failure(f"{root}: {_explain(error)}") from error
     if not names:
         return "can be read, but is empty: is it mounted here?"
-    count = sum(1 for _ in islice(walk(root), GLANCE_FILES))
+    count = sum(1 for _ in islice(LocalTree(root).walk(), GLANCE_FILES))
     return f"can be read, {'at least ' if count == GLANCE_FILES else ''}{format_count(count, 'file')}"
 
 

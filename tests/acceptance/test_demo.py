@@ -66,10 +66,10 @@ def test_own_folders_go_the_whole_way_and_are_only_read(storages: Path, tmp_path
     done = demo(tmp_path / "data", "--storages", storages)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "VERIFIED: every file arrived as it was catalogued" in done.stdout
-    rows = {row[0]: row for line in done.stdout.splitlines() if len(row := line.split()) == 9}
-    seen, unmatched = int(rows["aurora"][1]), int(rows["aurora"][3])
+    rows = {row[0]: row for line in done.stdout.splitlines() if len(row := line.split()) == 11}
+    seen, unmatched = int(rows["aurora"][1]), int(rows["aurora"][4])
     assert (seen, unmatched) == (sum(path.is_file() for path in (storages / "aurora").rglob("*")), 0)
-    assert rows["unheard-of"][1:6] == ["1", "0", "1", "0", "1"]
+    assert rows["unheard-of"][1:7] == ["1", "0", "0", "1", "0", "1"]
     (archive,) = (tmp_path / "data" / "downloads").glob("*.zip")
     assert sum("/files/" in name for name in zipfile.ZipFile(archive).namelist()) == len(files)
     assert {path: path.stat().st_mtime_ns for path in storages.rglob("*") if path.is_file()} == files

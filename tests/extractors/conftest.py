@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import h5py
 import msgspec
 import numpy as np
@@ -14,7 +16,10 @@ import pytest
 import zstandard
 from astropy.io import fits
 
-from metadata_db.records import FileRecord
+from metadata_db.database import Database
+from metadata_db.records import Failure, FileRecord, Removal
+from metadata_db.settings import CatalogueSettings
+from metadata_db.tokens import Role, TokenStore
 
 
 def make_aurora(path: Path, *, run: int = 41, energies_tev: tuple[float, ...] = (0.5, 30.0, 2.0), **cards: Any) -> None:
@@ -96,8 +101,30 @@ class StandInCatalogue:
     batches: list[int] = field(default_factory=list)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     failures: list[tuple[int, dict[str, str]]] = field(default_factory=list)
-    """Status and headers of the next answers, before all is well again."""
+    """Status and headers of the next answers to records, before all is well again."""
+    told: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Storage and path of files that were told to have failed → why."""
+    root: str | None = None
+    """Where all storages are; None knows no storage."""
     reject: Callable[[FileRecord], str | None] = lambda record: None
+
+    def list_files(self, storage: str, after: str) -> bytes:
+        known = sorted((item for item in self.records.values() if item.storage == storage), key=lambda item: item.path)
+        names = ("path", "size_bytes", "facility", "modified_at", "sha256", "description")
+        told = [{name: getattr(item, name) for name in names} for item in known if item.path > after]
+        return b"".join(msgspec.json.encode(item) + b"\n" for item in told)
+
+    def keep(self, body: bytes) -> dict[str, Any]:
+        failures = msgspec.json.Decoder(Failure).decode_lines(body)
+        self.told |= {(failure.storage, failure.path): failure.reason for failure in failures}
+        return {"received": len(failures), "kept": len(failures), "rejected": 0, "rejections": []}
+
+    def remove(self, body: bytes) -> dict[str, Any]:
+        removals = msgspec.json.Decoder(Removal).decode_lines(body)
+        gone = [self.records.pop((removal.storage, removal.path), None) for removal in removals]
+        unknown = gone.count(None)
+        counts = {"received": len(gone), "removed": len(gone) - unknown, "kept": 0, "unknown": unknown, "rejected": 0}
+        return {**counts, "rejections": [], "rejections_omitted": 0, "revisions": {}}
 
     def take(self, body: bytes) -> dict[str, Any]:
         decoder = msgspec.json.Decoder(FileRecord)
@@ -122,15 +149,29 @@ def _make_handler(catalogue: StandInCatalogue) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            self._answer(lambda: catalogue.take(zstandard.ZstdDecompressor().decompressobj().decompress(body)))
+            works = {"files": catalogue.take, "failures": catalogue.keep, "removals": catalogue.remove}
+            what = self.path.rpartition("/")[2]
+            lines = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+            self._answer(lambda: works[what](lines), may_fail=what == "files")
+
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            parts = address.path.split("/")
+            if parts[-1] == "files":
+                after = parse_qs(address.query).get("after", [""])[0]
+                self._answer(lambda: catalogue.list_files(parts[-2], after), may_fail=False)
+            elif catalogue.root is not None:
+                self._answer(lambda: {"name": parts[-1], "root": catalogue.root}, may_fail=False)
+            else:
+                self._send(404, {"error": {"code": "NOT_FOUND", "message": f"no storage {parts[-1]!r}"}}, {})
 
         def do_PUT(self) -> None:
             body = msgspec.json.decode(self.rfile.read(int(self.headers["Content-Length"])))
             catalogue.requests.append((self.command, self.path, body))
             self._answer(dict)
 
-        def _answer(self, work: Callable[[], dict[str, Any]]) -> None:
-            if catalogue.failures:
+        def _answer(self, work: Callable[[], dict[str, Any] | bytes], *, may_fail: bool = True) -> None:
+            if may_fail and catalogue.failures:
                 status, headers = catalogue.failures.pop(0)
                 self._send(status, {"error": {"code": "UNAVAILABLE", "message": "as told"}}, headers)
             elif self.headers["Authorization"] != f"Bearer {catalogue.token}":
@@ -138,8 +179,8 @@ def _make_handler(catalogue: StandInCatalogue) -> type[BaseHTTPRequestHandler]:
             else:
                 self._send(200, work(), {})
 
-        def _send(self, status: int, answer: dict[str, Any], headers: dict[str, str]) -> None:
-            data = msgspec.json.encode(answer)
+        def _send(self, status: int, answer: dict[str, Any] | bytes, headers: dict[str, str]) -> None:
+            data = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name, value)
@@ -164,6 +205,28 @@ def catalogue() -> Iterator[StandInCatalogue]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """An ingest API to talk to, and an admin's token."""
+
+    url: str
+    token: str
+
+
+async def make_token(database_url: str) -> str:
+    database = Database(CatalogueSettings(database_url=database_url))
+    try:
+        return await TokenStore(database).create(Role.ADMIN)
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+def real(service_url: str, database_url: str) -> Api:
+    """Return the ingest API of a service that runs here."""
+    return Api(url=service_url, token=anyio.run(make_token, database_url))
 
 
 @pytest.fixture

@@ -20,9 +20,11 @@ def runner() -> CliRunner:
 
 
 def test_check_approves_of_every_built_in_description(runner: CliRunner) -> None:
-    done = runner.invoke(main, ["check", *map(str, sorted(DESCRIPTIONS.glob("*.toml")))])
-    assert done.exit_code == 0
-    assert "hess.toml: good: hess@1, products events, index, terms" in done.stdout
+    paths = sorted(DESCRIPTIONS.rglob("*.toml"))
+    done = runner.invoke(main, ["check", *map(str, paths)])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == len(paths) >= 12
+    assert "aurora.toml: good: aurora@1, products simulation, events\n" in done.stdout
 
 
 def test_check_tells_the_line_of_each_mistake_and_goes_on(runner: CliRunner, tmp_path: Path) -> None:
@@ -59,6 +61,35 @@ def test_show_tells_what_cannot_be_read_and_shows_the_rest(runner: CliRunner, ni
     assert "no product of the Description matches" in done.stdout
 
 
+def test_show_of_headers_alone_makes_no_checksums_and_of_a_reprocessing_says_so(runner: CliRunner, night: Path) -> None:
+    path = str(night / "north/2020/01/20200101/aurora_000041_dl3.fits")
+    options = ["--header-only", "--processing", "pass2", "--json", "--root", str(night)]
+    done = runner.invoke(main, ["show", *options, "aurora", path])
+    record = msgspec.json.decode(done.stdout, type=FileRecord)
+    assert (record.sha256, record.n_events, record.processing) == (None, 3, "pass2")
+    assert [relation.kind for relation in record.relations] == ["reprocessing_of"]
+
+
+def test_show_takes_a_description_of_the_user_s_own_and_tells_its_warnings(
+    runner: CliRunner, night: Path, tmp_path: Path
+) -> None:
+    before, after = '"EVENTS.OBJECT" }', '"EVENTS.OBJ", required = true }'
+    (tmp_path / "mine.toml").write_text((DESCRIPTIONS / "aurora.toml").read_text().replace(before, after))
+    path = str(night / "north/2020/01/20200101/aurora_000041_dl3.fits")
+    done = runner.invoke(
+        main, ["show", "--root", str(night), str(tmp_path / "mine.toml"), path], env={"COLUMNS": "160"}
+    )
+    assert done.exit_code == 0
+    assert "warning: object: nothing found, though the Description requires it" in done.stdout
+    assert "Crab Nebula" not in done.stdout
+
+
+def test_the_schema_is_printed_as_json(runner: CliRunner) -> None:
+    done = runner.invoke(main, ["schema"])
+    assert done.exit_code == 0
+    assert msgspec.json.decode(done.stdout)["title"].startswith("Catchment metadata description")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,8 +102,10 @@ def test_show_tells_what_cannot_be_read_and_shows_the_rest(runner: CliRunner, ni
             "expected the Description's 'hess'",
         ),
         (["send", "--url", "x", "--token", "t", "--storage", "s", "--root", ".", "--facility", "x"], "must begin with"),
+        (["pass", "--url", "http://x", "--token", "t", "--root", "s3://me:secret@x/y", "--facility", "x"], "--root: "),
+        (["show", "--root", "s3://me:secret@x/y", "aurora", "x"], "--root: "),
     ],
-    ids=range(5),
+    ids=range(7),
 )  # fmt: skip
 def test_mistakes_in_the_call_say_what_was_expected(arguments: list[str], message: str) -> None:
     done = subprocess.run(
@@ -82,6 +115,7 @@ def test_mistakes_in_the_call_say_what_was_expected(arguments: list[str], messag
     assert done.returncode != 0
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
 
 
 def test_importing_the_extractors_brings_nothing_heavy() -> None:

@@ -1,64 +1,18 @@
 """What the extractors expect of an ingest API holds for the real one and for the stand-in of the other tests."""
 
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-import uvicorn
 
-from aggregator.app import create_app
-from aggregator.settings import Settings
 from extractors.client import Client
-from extractors.description import find_description
 from extractors.errors import RefusedError
-from extractors.ingest import ingest_tree, register
-from metadata_db.database import Database
-from metadata_db.records import Facility, FileRecord, Storage
-from metadata_db.settings import CatalogueSettings
-from metadata_db.tokens import Role, TokenStore
-
-
-@dataclass(frozen=True, kw_only=True)
-class Api:
-    """An ingest API to talk to, and a token that it takes."""
-
-    url: str
-    token: str
-
-
-async def make_token(database_url: str) -> str:
-    database = Database(CatalogueSettings(database_url=database_url))
-    try:
-        return await TokenStore(database).create(Role.ADMIN)
-    finally:
-        await database.close()
-
-
-@pytest.fixture
-def real(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
-    """Return the ingest API of a service that runs here."""
-    database_url = request.getfixturevalue("database_url")
-    settings = Settings.from_environ(
-        {
-            "CATCHMENT_DATABASE_URL": database_url,
-            "CATCHMENT_REDIS_URL": request.getfixturevalue("redis_url"),
-            "CATCHMENT_DATA_DIR": str(tmp_path / "data"),
-        }
-    )
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started and thread.is_alive():
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Api(url=f"http://127.0.0.1:{port}", token=anyio.run(make_token, database_url))
-    server.should_exit = True
-    thread.join()
+from extractors.extract import Extractor
+from extractors.ingest import ScanOptions, register, scan
+from extractors.loading import find_description
+from extractors.storages.local_tree import LocalTree
+from metadata_db.records import Facility, Failure, FileRecord, Removal, Storage
+from tests.extractors.conftest import Api
 
 
 @pytest.fixture(params=["real", "stand-in"])
@@ -93,15 +47,31 @@ def test_a_wrong_token_is_a_refusal_of_the_sender(api: Api) -> None:
 
 def test_a_storage_is_registered_and_catalogued_twice_without_a_change(api: Api, night: Path) -> None:
     description = find_description("aurora")
+    extractor = Extractor(tree=LocalTree(night), facility="aurora", storage="s", description=description)
     with Client(api.url, api.token) as client:
-        register(
-            client,
-            description=description,
-            facility="aurora",
-            storage=Storage(name="s", root=str(night), facility="aurora"),
-        )
-        first, again = (
-            ingest_tree(night, storage="s", facility="aurora", description=description, client=client) for _ in range(2)
-        )
+        storage = Storage(name="s", root=str(night), facility="aurora")
+        register(client, description=description, facility="aurora", storage=storage)
+        first, again = (scan(extractor, client, options=ScanOptions(processes=1)) for _ in range(2))
     assert (first.added, first.rejected, first.extracted, first.failed) == (5, 0, 3, 1)
-    assert (again.added, again.changed, again.unchanged, again.rejected) == (0, 0, 5, 0)
+    assert (again.added, again.changed, again.same, again.rejected) == (0, 0, 5, 0)
+
+
+def test_what_is_known_is_listed_in_byte_order_and_what_is_removed_is_not(api: Api) -> None:
+    with Client(api.url, api.token) as client:
+        client.put_facility(Facility(name="f"))
+        client.put_storage(Storage(name="s", root="/data", facility="f"))
+        paths = ["b", "a/b", "a!", "\u00e9", "Z"]
+        client.send([FileRecord(facility="f", storage="s", path=path, size_bytes=1) for path in paths])
+        assert [file.path for file in client.iter_files("s")] == sorted(paths, key=str.encode)
+        assert [file.path for file in client.iter_files("s", after="a/b")] == ["b", "\u00e9"]
+        gone = [Removal(facility="f", storage="s", path=path) for path in ("b", "never")]
+        result = client.remove(gone)
+        assert (result.received, result.removed, result.unknown) == (2, 1, 1)
+        assert "b" not in [file.path for file in client.iter_files("s")]
+
+
+def test_failures_are_taken(api: Api) -> None:
+    with Client(api.url, api.token) as client:
+        client.put_facility(Facility(name="f"))
+        client.put_storage(Storage(name="s", root="/data", facility="f"))
+        client.report_failures([Failure(facility="f", storage="s", path="a", reason="damaged")])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from extractors import conversions
 from extractors.errors import ConversionError
+from extractors.timescales import TimeScale
 from metadata_db.records import Attribute
 
 MILLISECOND = timedelta(milliseconds=1)
@@ -17,7 +18,7 @@ def number(unit: str | None = None) -> Attribute:
     return Attribute(name="x", type="number", unit=unit)
 
 
-def elapsed(seconds: float, mjd: float, scale: conversions.TimeScale, *, leap_seconds: bool = True) -> datetime:
+def elapsed(seconds: float, mjd: float, scale: TimeScale, *, leap_seconds: bool = True) -> datetime:
     return conversions.elapsed_to_utc(
         seconds, reference_mjd=mjd, reference_fraction_d=0.0, scale=scale, leap_seconds=leap_seconds
     )
@@ -66,6 +67,125 @@ def test_a_date_text_counts_in_its_scale_unless_it_states_an_offset() -> None:
 def test_what_is_no_date_is_no_value(text: str) -> None:
     with pytest.raises(ConversionError, match="date and time"):
         conversions.text_to_utc(text, scale="UTC")
+
+
+def test_two_parts_of_a_time_keep_the_digits_that_one_number_has_no_room_for() -> None:
+    assert conversions.unix_to_utc(1397670247, 0.123457) == datetime(2014, 4, 16, 17, 44, 7, 123457, tzinfo=UTC)
+    assert conversions.gps_to_utc(1126259462, 0.391001) == datetime(2015, 9, 14, 9, 50, 45, 391001, tzinfo=UTC)
+    assert conversions.mjd_to_utc(58849, 1e-6 / 86400, scale="UTC") == datetime(2020, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+    assert elapsed(1e9, 51910, "UTC") - conversions.elapsed_to_utc(
+        1e9, -1e-6, reference_mjd=51910, reference_fraction_d=0.0, scale="UTC", leap_seconds=True
+    ) == timedelta(microseconds=1)
+
+
+def test_a_julian_date_in_two_parts_is_exact() -> None:
+    assert conversions.jd_to_utc(2458849.5, scale="UTC") == datetime(2020, 1, 1, tzinfo=UTC)
+    assert conversions.jd_to_utc(2458850, -0.5, scale="UTC") == datetime(2020, 1, 1, tzinfo=UTC)
+    in_tai = conversions.jd_to_utc(2458849.5, 37.000001 / 86400, scale="TAI")
+    assert in_tai == datetime(2020, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+
+
+def test_a_gps_date_that_was_called_unix_time_is_ahead_by_the_leap_seconds() -> None:
+    # A GPS clock was 15 s ahead of UTC in 2012, and 17 s in 2016.
+    for moment, ahead_s in ((datetime(2012, 1, 1, tzinfo=UTC), 15), (datetime(2016, 1, 1, tzinfo=UTC), 17)):
+        assert conversions.gps_as_unix_to_utc(moment.timestamp() + ahead_s) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "text_format", "zone", "expected"),
+    [
+        ("20191102 18:04", "%Y%m%d %H:%M", "UTC", "2019-11-02T18:04:00"),
+        ("02.11.2019 18:04:05", "%d.%m.%Y %H:%M:%S", "+08:00", "2019-11-02T10:04:05"),
+        ("2019-11-02T18:04:05", None, "-03:30", "2019-11-02T21:34:05"),
+        ("2019-07-02T18:04:05", None, "Asia/Irkutsk", "2019-07-02T10:04:05"),
+        ("2019-07-02T18:04:05", None, "Europe/Berlin", "2019-07-02T16:04:05"),
+        ("2019-01-02T18:04:05", None, "Europe/Berlin", "2019-01-02T17:04:05"),
+        ("2019-07-02T18:04:05+01:00", None, "Asia/Irkutsk", "2019-07-02T17:04:05"),
+        (" 2019-07-02 18:04:05Z ", None, "UTC", "2019-07-02T18:04:05"),
+        ("2019-07-02", None, "UTC", "2019-07-02T00:00:00"),
+    ],
+)
+def test_texts_are_read_by_their_format_and_where_the_clock_hung(
+    text: str, text_format: str | None, zone: str, expected: str
+) -> None:
+    found = conversions.text_to_utc(text, text_format=text_format, zone=zone)
+    assert found == datetime.fromisoformat(f"{expected}Z")
+
+
+@pytest.mark.parametrize("text", ["2019-10-27T02:30:00", "2019-03-31T02:30:00"])
+def test_a_local_time_that_happened_twice_or_never_is_no_value(text: str) -> None:
+    with pytest.raises(ConversionError, match="happened once in Europe/Berlin"):
+        conversions.text_to_utc(text, zone="Europe/Berlin")
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "+99:00", "../../etc/passwd", "+x"])
+def test_an_unknown_zone_is_no_value(zone: str) -> None:
+    with pytest.raises(ConversionError, match="a time zone"):
+        conversions.text_to_utc("2019-07-02T18:04:05", zone=zone)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+10:00", "9999-12-31T23:00:00-10:00"])
+def test_an_offset_that_leads_out_of_all_years_is_no_value(text: str) -> None:
+    with pytest.raises(ConversionError, match="date and time"):
+        conversions.text_to_utc(text)
+    with pytest.raises(ConversionError, match="1 and 9999"):
+        conversions.text_to_utc(text[:19], zone=text[19:])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "zone", "day_begins", "expected"),
+    [
+        (3600.25, "UTC", "00:00", "2019-11-02T01:00:00.25"),
+        (3600, "UTC", "04:00", "2019-11-03T01:00:00"),
+        (4 * 3600, "UTC", "04:00", "2019-11-02T04:00:00"),
+        (80_000, "UTC", "12:00", "2019-11-02T22:13:20"),
+        (3600, "+08:00", "12:00", "2019-11-02T17:00:00"),
+        (3600, "Asia/Irkutsk", "12:00", "2019-11-02T17:00:00"),
+    ],
+)
+def test_a_time_of_day_is_of_the_next_date_before_the_night_began(
+    seconds: float, zone: str, day_begins: str, expected: str
+) -> None:
+    found = conversions.day_time_to_utc(seconds, date="021119", date_format="%d%m%y", zone=zone, day_begins=day_begins)
+    assert found == datetime.fromisoformat(f"{expected}Z")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "date", "problem"),
+    [
+        (-1, "20191102", "seconds of the day"),
+        (86400, "20191102", "seconds of the day"),
+        (float("nan"), "20191102", "seconds of the day"),
+        (5, "2019-11-02", "a date as %Y%m%d"),
+        (5, "99991231", "before the year 9999"),
+    ],
+)
+def test_what_is_no_time_of_day_is_no_value(seconds: float, date: str, problem: str) -> None:
+    with pytest.raises(ConversionError, match=problem):
+        conversions.day_time_to_utc(seconds, date=date, date_format="%Y%m%d", zone="UTC", day_begins="12:00")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("06h16m51s", 94.2125), ("22.5d", 22.5), ("+22d30m", 22.5), ("-1d30m", -1.5), ("22.5 deg", 22.5)],
+)
+def test_angles_may_state_their_own_unit(text: str, expected: float) -> None:
+    assert conversions.angle_from_text(text, "deg") == pytest.approx(expected, abs=1e-9)
+    assert conversions.convert(text, "rad", number("deg")) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("text", ["north", "22.5", "", "22.5s m", "1h2h"])
+def test_what_is_no_angle_with_a_unit_is_no_value(text: str) -> None:
+    with pytest.raises(ConversionError, match="an angle such as"):
+        conversions.angle_from_text(text, "deg")
+
+
+def test_words_of_a_list_are_a_list() -> None:
+    declaration = Attribute(name="x", type="list")
+    assert conversions.convert(("a", 2, 3.5), None, declaration) == ["a", 2, 3.5]
+    assert conversions.convert("a", None, declaration) == ["a"]
+    with pytest.raises(ConversionError, match="finite numbers"):
+        conversions.convert((1.0, float("nan")), None, declaration)
 
 
 @given(st.floats(min_value=0, max_value=2e9))

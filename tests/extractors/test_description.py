@@ -1,12 +1,16 @@
 """Descriptions: what is accepted, and what the errors say."""
 
-import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 
-from extractors.description import builtin_names, find_description, find_line, load_description
+import extractors
 from extractors.errors import DescriptionError
+from extractors.extract import Extractor
+from extractors.loading import builtin_names, find_description, find_line, load_description
+from extractors.readers.fits import FitsReader
+from extractors.storages.local_tree import LocalTree
 
 GOOD = """\
 format = 1
@@ -65,10 +69,11 @@ def test_a_good_description_is_ready_to_be_applied(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(GOOD)
     description = load_description(tmp_path / "x.toml")
     events, notes = description.products
-    assert events.addresses == (
+    assert [address.text for address in events.addresses] == [
         "EVENTS.TSTART", "EVENTS.MJDREFI", "EVENTS.RUN", "max(EVENTS.ENERGY)", "EVENTS.LIVETIME"
-    )  # fmt: skip
-    assert (events.reader, notes.reader) == ("fits", None)
+    ]  # fmt: skip
+    assert isinstance(events.reader, FitsReader)
+    assert notes.reader is None
     assert description.label.startswith("telescope@7 sha256:")
     assert len(description.label) <= 256
 
@@ -79,17 +84,105 @@ def test_another_text_is_another_label(tmp_path: Path) -> None:
     assert load_description(tmp_path / "0.toml").label != load_description(tmp_path / "1.toml").label
 
 
-def test_the_first_product_that_matches_counts(tmp_path: Path) -> None:
+def test_products_are_tried_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text(GOOD)
     description = load_description(tmp_path / "x.toml")
-    product, groups = description.find_product("notes/12_events.fits") or pytest.fail("no product")
-    assert (product.name, groups) == ("events", {"run": "12"})
-    assert description.find_product("readme.txt") is None
+    found = description.iter_candidates("notes/12_events.fits", b"")
+    assert [(product.name, groups) for product, groups in found] == [("events", {"run": "12"}), ("notes", {})]
+    assert list(description.iter_candidates("readme.txt", b"")) == []
 
 
-def test_descriptions_travel_to_other_processes() -> None:
-    description = find_description("fact")
-    assert pickle.loads(pickle.dumps(description)) == description
+def candidates(tmp_path: Path, product: str, path: str, head: bytes) -> list[str]:
+    text = GOOD + f'\n[[product]]\nname = "added"\n{product}\n\n[[product]]\nname = "last"\n'
+    (tmp_path / "x.toml").write_text(text)
+    found = load_description(tmp_path / "x.toml").iter_candidates(path, head)
+    return [product.name for product, _ in found]
+
+
+@pytest.mark.parametrize(
+    ("magic", "head", "is_one"),
+    [
+        ('magic = "SIMPLE"', b"SIMPLE  =", True),
+        ('magic = "SIMPLE"', b" SIMPLE  =", False),
+        ('magic = "SIMPLE"', b"", False),
+        ('magic = { hex = "89484446" }', b"\x89HDF\r\n", True),
+        ('magic = { text = "HDF", at = 1 }', b"\x89HDF", True),
+        ('magic = { text = "HDF", at = 2 }', b"\x89HDF", False),
+        ("magic = '\xe9'", b"\xe9", True),
+    ],
+)
+def test_a_product_may_be_known_by_its_first_bytes(tmp_path: Path, magic: str, head: bytes, is_one: bool) -> None:
+    assert candidates(tmp_path, magic, "x.dat", head) == (["added", "last"] if is_one else ["last"])
+
+
+COMMON = 'format = 1\nname = "t"\nversion = "1"\n[facility]\nname = "t"\n'
+TWO_KINDS = (
+    COMMON
+    + """
+[[product]]
+name = "damaged"
+match = '\\.json$'
+reader = "fits"
+where = [{ content = "0.TELESCOP" }]
+
+[[product]]
+name = "muons"
+match = '\\.json$'
+reader = "json"
+where = [{ content = "/type", words = { muon = "muon" } }, { content = "/energy", valid = [1.0, inf] }]
+fields.kind = "muons"
+
+[[product]]
+name = "other"
+match = '\\.json$'
+reader = "json"
+where = [{ content = "/type" }]
+fields.kind = { content = "/type" }
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('{"type": "muon", "energy": 2}', "muons"),
+        ('{"type": "muon", "energy": 0.5}', "muon"),
+        ('{"type": "muon"}', "muon"),
+        ('{"type": "gamma", "energy": 2}', "gamma"),
+        ('{"energy": 2}', None),
+    ],
+)
+def test_what_a_file_holds_decides_which_product_it_is_and_the_first_that_fits_counts(
+    tmp_path: Path, content: str, kind: str | None
+) -> None:
+    (tmp_path / "x.toml").write_text(TWO_KINDS)
+    (tmp_path / "a.json").write_text(content)
+    description = load_description(tmp_path / "x.toml")
+    extractor = Extractor(tree=LocalTree(tmp_path), facility="t", storage="s", description=description)
+    outcome = extractor.extract("a.json")
+    assert outcome.record is not None
+    assert outcome.record.kind == kind
+    # Where nothing fits, it matters that one that might have fitted could not be read.
+    assert (outcome.failure or "").startswith("" if kind else "content, as damaged: ")
+    assert (outcome.record.description is None) == (kind is None)
+
+
+def test_the_digest_covers_the_files_that_readers_need(tmp_path: Path) -> None:
+    taiga = Path(extractors.__file__).parent / "descriptions" / "taiga"
+    shutil.copytree(taiga, tmp_path / "taiga", ignore=shutil.ignore_patterns("__pycache__"))
+    first = load_description(tmp_path / "taiga" / "taiga.toml")
+    assert first.label == load_description(taiga / "taiga.toml").label
+    companions = {path for product in first.products if product.reader for path in product.reader.companions}
+    assert companions
+    for path in companions:
+        path.write_bytes(path.read_bytes() + b"\n")
+        if path.suffix == ".py":
+            assert load_description(tmp_path / "taiga" / "taiga.toml").digest != first.digest
+        else:
+            with pytest.raises(DescriptionError, match="compile it again"):
+                load_description(tmp_path / "taiga" / "taiga.toml")
+        path.write_bytes(path.read_bytes()[:-1])
+    assert load_description(tmp_path / "taiga" / "taiga.toml").digest == first.digest
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractors.description import Description, find_description, load_description
-from extractors.extract import Extractor, FileIdentity, Outcome, build_record
-from extractors.fingerprint import Fingerprint
+from extractors.building import FileIdentity, build_record
+from extractors.description import Description
+from extractors.extract import Extractor, Outcome
+from extractors.loading import find_description, load_description
 from extractors.readers.reader import RawValue
 from extractors.rules import Material
+from extractors.storages.fingerprint import Fingerprint
+from extractors.storages.local_tree import LocalTree
 from metadata_db.records import FileRecord
 
 Make = dict[str, Callable[..., None]]
@@ -179,9 +182,9 @@ def test_empty_text_is_absent(description: Description) -> None:
     assert (record.object, record.warnings) == (None, [])
 
 
-raw = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=300), st.tuples(st.floats(), st.text())
-)
+# Also halves of surrogate pairs, which JSON can spell.
+text = st.text(st.characters(), max_size=300)
+raw = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), text, st.tuples(st.floats(), text))
 
 
 KEYS = ("BEGIN", "END", "RUN", "RA", "DEC", "min", "max", "EUNIT", "OBJECT", "rows", "TEL", "LIVE", "TELS")
@@ -193,14 +196,17 @@ def test_whatever_a_file_says_the_record_is_one_that_the_catalogue_accepts(
     description: Description, values: dict[str, Any]
 ) -> None:
     record = build(description, **{key: value for key, value in values.items() if value is not None})
-    assert msgspec.json.decode(msgspec.json.encode(record), type=FileRecord) is not None
+    line = msgspec.json.encode(record)
+    assert msgspec.json.decode(line, type=FileRecord) == record
+    assert b"\\u0000" not in line
 
 
 # ---------------------------------------------------------------------------------------------------- edge
 
 
 def extract(root: Path, name: str, path: str, **settings: Any) -> Outcome:
-    extractor = Extractor(root=root, facility=name, storage="s", description=find_description(name), **settings)
+    description = find_description(name)
+    extractor = Extractor(tree=LocalTree(root), facility=name, storage="s", description=description, **settings)
     return extractor.extract(path)
 
 
@@ -290,7 +296,15 @@ def test_a_file_that_matches_nothing_is_registered_too(night: Path) -> None:
     outcome = extract(night, "aurora", "notes.txt")
     assert (outcome.failure, outcome.is_matched) == (None, False)
     assert outcome.record is not None
-    assert (outcome.record.format, outcome.record.kind, outcome.record.description) == ("txt", None, None)
+    assert (outcome.record.format, outcome.record.kind) == ("txt", None)
+    assert str(outcome.record.description).startswith("aurora@1 ")
+
+
+@pytest.mark.parametrize("content", ["plain text", "SIMPLE  ="])
+def test_what_matches_nothing_on_a_shared_storage_is_passed_over(night: Path, content: str) -> None:
+    (night / "notes.txt").write_text(content)
+    outcome = extract(night, "aurora", "notes.txt", only_matched=True)
+    assert outcome == Outcome(path="notes.txt")
 
 
 def test_headers_alone_cost_checksums_and_ranges_but_no_more(night: Path) -> None:
@@ -299,6 +313,22 @@ def test_headers_alone_cost_checksums_and_ranges_but_no_more(night: Path) -> Non
     assert record is not None
     assert (record.sha256, record.md5, record.energy_min_ev, record.energy_basis) == (None, None, None, None)
     assert (record.n_events, record.obs_id, record.size_bytes > 0) == (3, "41", True)
+
+
+def test_of_a_file_that_may_not_be_read_whole_the_headers_are(night: Path) -> None:
+    path = "north/2020/01/20200101/aurora_000041_dl3.fits"
+    size = (night / path).stat().st_size
+    outcome = extract(night, "aurora", path, max_read_bytes=2 * size - 1)
+    assert (outcome.failure, outcome.is_matched) == (None, True)
+    assert outcome.record is not None
+    assert (outcome.record.obs_id, outcome.record.sha256, outcome.record.energy_min_ev) == ("41", None, None)
+    outcome = extract(night, "aurora", path, max_read_bytes=3000)
+    assert outcome.failure == "content: reading needed more than the allowed 3000 bytes of the file"
+    assert outcome.record is not None
+    assert outcome.record.size_bytes == size
+    whole = extract(night, "aurora", path, max_read_bytes=2 * size).record
+    assert whole is not None
+    assert whole.sha256 is not None
 
 
 def test_a_packed_bomb_is_one_failure(night: Path) -> None:

@@ -3,8 +3,9 @@
 import pytest
 
 from aggregator.samples import generate_samples
-from extractors.description import find_description
 from extractors.extract import Extractor, Outcome
+from extractors.loading import find_description
+from extractors.storages.local_tree import LocalTree
 from metadata_db.records import FileRecord
 
 
@@ -15,7 +16,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome
     for storage in generate_samples(tmp_path_factory.mktemp("samples"), scale=0.03):
         description = find_description(storage.facility)
         extractor = Extractor(
-            root=storage.root, facility=storage.facility, storage=storage.name, description=description
+            tree=LocalTree(storage.root), facility=storage.facility, storage=storage.name, description=description
         )
         paths = [path for path in sorted(storage.root.rglob("*")) if path.is_file()]
         found[storage.facility] = extractor.extract_all(str(path.relative_to(storage.root)) for path in paths)

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from extractors.client import SendResult
 from extractors.errors import CatalogueAwayError, RefusedError
-from extractors.spool import Spool
+from extractors.spool import Kind, Spool
 
 OK = SendResult(received=1, added=1, changed=0, unchanged=0, rejected=0)
 
 
-def answers(sent: list[bytes], *problems: Exception | None) -> Callable[[bytes], SendResult]:
+def answers(sent: list[bytes], *problems: Exception | None) -> Callable[[Kind, bytes], SendResult]:
     """Return a sender that meets each of `problems` in turn, and then none."""
     remaining = list(problems)
 
-    def send(lines: bytes) -> SendResult:
+    def send(kind: Kind, lines: bytes) -> SendResult:
         problem = remaining.pop(0) if remaining else None
         if problem is not None:
             raise problem
@@ -57,6 +57,22 @@ def test_a_batch_refused_for_its_content_is_kept_aside_and_the_others_go_on(tmp_
     assert isinstance(refusal, RefusedError)
     assert (result, sent, spool.pending()) == (OK, [b"good\n"], [])
     assert [path.read_bytes() for path in tmp_path.glob("*.refused")] == [b"bad\n"]
+    assert ["no" in path.read_text() for path in tmp_path.glob("*.reason")] == [True]
+
+
+def test_records_and_failures_are_told_apart(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.add(b"record\n")
+    spool.add(b"failure\n", "failures")
+    sent: list[tuple[Kind, bytes]] = []
+
+    def send(kind: Kind, lines: bytes) -> SendResult | None:
+        sent.append((kind, lines))
+        return OK if kind == "files" else None
+
+    assert list(spool.flush(send)) == [OK, None]
+    assert sent == [("files", b"record\n"), ("failures", b"failure\n")]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_batches_wait_for_a_sender_who_is_allowed(tmp_path: Path) -> None:

@@ -31,11 +31,13 @@ def environ(**settings: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def catchment(monkeypatch: pytest.MonkeyPatch) -> Catchment:
+def catchment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Catchment:
     """Run a command in this process; tells of it with output, standard error and exit code."""
     for name in os.environ:
         if name.startswith("CATCHMENT_"):
             monkeypatch.delenv(name)
+    # Reports are written there, and not into the developer's home.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
 
     def run(*arguments: str | Path, exit_code: int | None = 0) -> Result:
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="catchment")
@@ -104,6 +106,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("service") / "data") as running:
         wait_for(lambda: set(running.parts().values()) == {"ok"})
         yield running
+
+
+@pytest.fixture(scope="session")
+def _tokens() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def admin(service: Service, catchment: Catchment, _tokens: dict[str, str]) -> str:
+    """A token that may do everything."""
+    if "admin" not in _tokens:
+        made = catchment("token", "create", "--admin", "--note", "tests", "--data-dir", service.data_dir)
+        _tokens["admin"] = made.stdout.strip()
+    return _tokens["admin"]
 
 
 @pytest.fixture(scope="session")

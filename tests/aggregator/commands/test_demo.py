@@ -8,13 +8,9 @@ from aggregator.commands.demo import find_problems, find_storages
 from aggregator.commands.failures import Misuse
 from aggregator.commands.remote import Answer, Count, FilePage, PageInfo
 from aggregator.exports.verification import Verification
-from extractors.ingest import IngestReport
+from extractors.courier import IngestReport
 
-REPORT = IngestReport(
-    **dict.fromkeys(("unmatched", "failed", "failures_omitted", "warnings", "rejected", "rejections_omitted"), 0),
-    **{"seen": 6, "extracted": 6, "added": 3, "changed": 2, "unchanged": 1},
-    **{"failures": [], "rejections": [], "revisions": {}},
-)
+REPORT = IngestReport(seen=6, extracted=6, added=3, changed=2, unchanged=1)
 FOUND = Verification(query_id="0" * 32, files=6, bytes=60, missing=0, problems=())
 
 

@@ -11,19 +11,6 @@ from aggregator.commands.remote import Remote
 from tests.aggregator.commands.conftest import Catchment, Service
 
 
-@pytest.fixture(scope="session")
-def _tokens() -> dict[str, str]:
-    return {}
-
-
-@pytest.fixture
-def admin(service: Service, catchment: Catchment, _tokens: dict[str, str]) -> str:
-    if "admin" not in _tokens:
-        made = catchment("token", "create", "--admin", "--note", "tests", "--data-dir", service.data_dir)
-        _tokens["admin"] = made.stdout.strip()
-    return _tokens["admin"]
-
-
 @pytest.fixture
 def aurora(service: Service, samples: Path, catchment: Catchment, admin: str) -> Path:
     """Root of a storage that is in the catalogue."""
@@ -81,15 +68,24 @@ def test_ingest_counts_what_it_did_and_doing_it_again_changes_nothing(
     here = ("ingest", "borealis", "--root", root, "--description", "borealis", "--processes", "1")
     there = ("--url", service.url, "--token", admin)
     n = count_files(root)
-    first = catchment(*here, *there).stdout.splitlines()[-1].split()
-    assert first == ["borealis", *map(str, (n, n, 0, 0, n, 0, 0, 0))]
-    again = catchment("ingest", "borealis", "--description", "borealis", *there).stdout.splitlines()[-1].split()
-    assert again == ["borealis", *map(str, (n, n, 0, 0, 0, 0, n, 0))]
+    first = dict(zip(*map(str.split, catchment(*here, *there).stdout.splitlines()[0:3:2]), strict=True))
+    assert first == dict.fromkeys(first, "0") | {"storage": "borealis"} | dict.fromkeys(
+        ("seen", "extracted", "added"), str(n)
+    )
+    said = catchment("ingest", "borealis", "--description", "borealis", *there).stdout
+    again = dict(zip(*map(str.split, said.splitlines()[0:3:2]), strict=True))
+    assert again == dict.fromkeys(again, "0") | {"storage": "borealis", "seen": str(n), "same": str(n)}
 
 
-def test_ingest_tells_mistakes_of_its_caller(service: Service, catchment: Catchment, tmp_path: Path) -> None:
+def test_ingest_tells_mistakes_of_its_caller(
+    service: Service, catchment: Catchment, admin: str, tmp_path: Path
+) -> None:
+    here = ("--url", service.url, "--token", admin)
+    assert "name the facility" in catchment("ingest", "x", "--root", tmp_path, *here, exit_code=2).stderr
+    said = catchment("ingest", "x", "--facility", "x", *here, exit_code=2).stderr
+    assert "no storage 'x' is registered" in said
+    assert "say where it is with --root" in said
     there = ("--url", service.url, "--token", "catchment_no")
-    assert "name the facility" in catchment("ingest", "x", "--root", tmp_path, *there, exit_code=2).stderr
     said = catchment("ingest", "x", "--root", tmp_path, "--description", "nobodys", *there, exit_code=2).stderr
     assert "--description: got 'nobodys', expected a Description's file or one of aurora, borealis" in said
     said = catchment("ingest", "x", "--root", tmp_path, "--facility", "x", *there, exit_code=1).stderr
