@@ -232,7 +232,7 @@ def report_failures(client: Client, failures: Sequence[Failure]) -> None:
 
 
 def send_batch(client: Client, batch: list[FileRecord], report: IngestReport) -> None:
-    """Send one batch and count what became of it; a batch refused for its content counts as rejected.
+    """Send one batch and count what became of it; a batch refused for its content counts as rejected, file by file.
 
     Raises
     ------
@@ -247,6 +247,8 @@ def send_batch(client: Client, batch: list[FileRecord], report: IngestReport) ->
         report.rejected += len(batch)
         for record in batch:
             report.count_rejection(record.path, Rejection(line=0, reason=str(error)))
+        told = [told_failure(record.facility, record.storage, record.path, str(error)) for record in batch]
+        report_failures(client, told)
         return
     if result.received != len(batch):
         raise SendError(f"sent {len(batch)} records, but the catalogue counted {result.received}")

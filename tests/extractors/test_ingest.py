@@ -409,11 +409,14 @@ def test_rejections_name_the_file(night: Path, catalogue: Catalogue) -> None:
     ]
 
 
-def test_a_batch_refused_for_its_content_does_not_end_the_run(night: Path, catalogue: Catalogue) -> None:
+def test_a_batch_refused_for_its_content_does_not_end_the_run_and_is_not_forgotten(
+    night: Path, catalogue: Catalogue
+) -> None:
     catalogue.failures = [(413, {})]
     report = ingest(night, catalogue)
     assert (report.rejected, report.added, len(report.rejections)) == (5, 0, 5)
     assert "413" in report.rejections[0].reason
+    assert sum("413" in reason for reason in catalogue.told.values()) == 4
 
 
 def test_a_catalogue_that_is_away_ends_the_run_and_the_next_goes_on(night: Path, catalogue: Catalogue) -> None:
