@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,13 @@ from metadata_db.ingest import Ingest
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.server import serving
+
+
+def pytest_configure() -> None:
+    """Let processes that tests start hear Ctrl-C, also where the tests run in the background and ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 TEMPLATE = "template_catchment"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
