@@ -102,7 +102,8 @@ def scan(
     Parameters
     ----------
     on_progress
-        Called with the files done and the files in all; a local tree is listed once more for it, beforehand.
+        Called with the files done and the files in all, for which a local tree is listed once more beforehand; 0 in
+        all is not known.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def scan(
     options = options or ScanOptions()
     report = IngestReport()
     courier = Courier(client, report, facility=extractor.facility, storage=extractor.storage, is_dry=options.is_dry)
-    total = extractor.tree.count() if on_progress is not None else 0
+    total = (extractor.tree.count() or 0) if on_progress is not None else 0
     with _Missing() as missing, ExtractionPool(extractor, processes=options.processes, limits=options.limits) as pool:
         known = _iter_own(client, extractor, is_dry=options.is_dry)
         rereading = _rereading(extractor, options)
@@ -126,10 +127,10 @@ def scan(
         for outcome in pool.extract(_iter_to_read(findings, courier, missing)):
             courier.take(outcome)
             if on_progress is not None:
-                on_progress(report.seen, max(total, report.seen))
+                on_progress(report.seen, total and max(total, report.seen))
         courier.flush()
         if on_progress is not None:
-            on_progress(report.seen, max(total, report.seen))
+            on_progress(report.seen, total and max(total, report.seen))
         missing.remove_by(courier, options.vanished, extractor)
     return report
 

@@ -7,10 +7,10 @@ import posixpath
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from extractors.errors import ConversionError, ExtractionError
+from extractors.errors import ContentError, ConversionError, ExtractionError
 from extractors.readers.address import Address, parse_address
 from extractors.readers.reader import Content, Plain, RawValue, Reader, ReadLimits
 from extractors.rules import Material, Rule
@@ -86,8 +86,6 @@ class Joiner:
                 joined[join.name] = self._find_one(join, path, material)
             except (ExtractionError, OSError) as error:
                 oddities.append(f"join {join.name}: {error}")
-            except Exception as error:  # noqa: BLE001 - whatever a format's library makes of another, damaged file
-                oddities.append(f"join {join.name}: {type(error).__name__}: {error}")
         return joined, oddities
 
     def _find_one(self, join: Join, path: str, material: Material) -> Mapping[str, RawValue]:
@@ -96,12 +94,15 @@ class Joiner:
             return {}
         with self._tree.open(other) as stream:
             identity = (join.name, other, stream.status())
-            table = self._tables.get(identity)
-            if table is None:
-                table = _read_table(stream, join, self._limits)
-                self._tables[identity] = table
+            if identity not in self._tables:
+                self._tables[identity] = _try_table(stream, join, self._limits)
                 if len(self._tables) > MAX_TABLES:
                     self._tables.popitem(last=False)
+            # The least recently used goes first: sidecars, of which each file has its own, drive out no index.
+            self._tables.move_to_end(identity)
+            table = self._tables[identity]
+        if table.problem is not None:
+            raise ContentError(table.problem)
         return table.row(_key(join, material))
 
 
@@ -109,7 +110,9 @@ class Joiner:
 class _Table:
     """The values of another file; of an index table one mapping for each key, of a sidecar one for the key None."""
 
-    rows: Mapping[Plain | None, Mapping[str, RawValue]]
+    rows: Mapping[Plain | None, Mapping[str, RawValue]] = field(default_factory=dict)
+    problem: str | None = None
+    """Why it cannot be read; remembered, so that a damaged index is not read anew for each file."""
 
     def row(self, key: Plain | None) -> Mapping[str, RawValue]:
         return self.rows.get(key, {})
@@ -120,6 +123,17 @@ def _key(join: Join, material: Material) -> Plain | None:
         return None
     found = join.by.find_all(material)
     return str(found[0].value).strip() if found else None
+
+
+def _try_table(stream: Any, join: Join, limits: ReadLimits) -> _Table:
+    try:
+        return _read_table(stream, join, limits)
+    except (ExtractionError, OSError) as error:
+        return _Table(problem=str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a format's library makes of another, damaged file
+        return _Table(problem=f"{type(error).__name__}: {error}")
 
 
 def _read_table(stream: Any, join: Join, limits: ReadLimits) -> _Table:

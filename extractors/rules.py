@@ -102,7 +102,7 @@ class _RuleBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def find(self, material: Material) -> Found | None:
         """Return what the rule finds, or None when that is nothing."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract; the metaclass of structs leaves no room for that of ABC
 
     def find_all(self, material: Material) -> list[Found]:
         """Return what the rule finds: nothing, one value, or the candidates of which the least or greatest counts.
@@ -261,7 +261,7 @@ class _ExtremeRule(_RuleBase, frozen=True, kw_only=True):
     @property
     def texts(self) -> Sequence[str]:
         """The addresses as they are written."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract, as `find` of the base
 
     def addresses(self) -> tuple[Address, ...]:
         """Return the addresses of all candidates and of their unit."""

@@ -5,6 +5,7 @@ as a value is decided here, alike for all formats: finite, not a missing-value m
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,7 @@ def _plain(value: Any) -> Plain:
 # ------------------------------------------------------------------------------------------------- reductions
 
 
-class _Reduction:
+class _Reduction(ABC):
     """One reduction on its way through a table."""
 
     has_unit = True
@@ -148,13 +149,13 @@ class _Reduction:
     def __init__(self, address: Address) -> None:
         self.address = address
 
+    @abstractmethod
     def feed(self, columns: Sequence["NDArray[Any]"]) -> None:
         """Take the next rows; all of them have values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self) -> Plain | tuple[Plain, ...] | None:
         """Return the value, or None when there was none."""
-        raise NotImplementedError
 
 
 class _Count(_Reduction):

@@ -92,9 +92,8 @@ class RemoteTree:
                     reason = f"the folder cannot be listed: {_tell(error)}"
                     yield RejectedFile(path=found.path, reason=reason, is_folder=True)
 
-    def count(self) -> int:
-        """Return how much `walk` will yield; the server is asked for all listings."""
-        return sum(1 for _ in self.walk())
+    def count(self) -> None:
+        """Return None: to count, a server would have to list everything once more."""
 
     def open(self, path: str) -> OpenedFile:
         """Open a file; see `Tree.open`. Its bytes are fetched as they are read."""

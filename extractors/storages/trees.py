@@ -81,8 +81,8 @@ class Tree(Protocol):
             The root itself cannot be listed.
         """
 
-    def count(self) -> int:
-        """Return how much `walk` will yield.
+    def count(self) -> int | None:
+        """Return how much `walk` will yield, or None when only a whole walk would tell.
 
         Raises
         ------

@@ -1,19 +1,25 @@
 """Values about a file that stand in other files, and paths of other files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extractors.errors import ConversionError, DescriptionError
 from extractors.extract import Extractor
-from extractors.joins import expand
+from extractors.joins import MAX_TABLES, Join, Joiner, expand
 from extractors.loading import load_description
+from extractors.readers.address import Address
+from extractors.readers.reader import Content, Reader, ReadLimits
+from extractors.readers.table import TableReader
+from extractors.readers.text import TextReader
+from extractors.rules import Material, NameRule
 from extractors.storages.local_tree import LocalTree
 from metadata_db.records import FileRecord, PathError, Relation, check_path
 from tests.extractors.test_rules import HEAD, describe
@@ -86,6 +92,51 @@ def test_a_table_that_cannot_be_read_is_told_and_costs_only_its_values(root: Pat
     found = record(make_extractor(root, joins, product))
     assert (found.object, found.quality, found.size_bytes > 0) == (None, "unknown", True)
     assert found.warnings[0].startswith("join index: ")
+
+
+class _Failing(Reader):
+    """A reader of another package that stumbles over a damaged file."""
+
+    reads = 0
+
+    def check(self, address: Address) -> None:
+        pass
+
+    def read(self, stream: BinaryIO, addresses: Collection[Address], *, limits: ReadLimits) -> Content:
+        self.reads += 1
+        raise RuntimeError("stumbled")
+
+
+def test_a_table_over_which_its_reader_stumbles_is_read_once_and_told_with_each_file(root: Path) -> None:
+    (root / "index").write_text("damaged")
+    reader = _Failing()
+    join = Join(name="index", path="index", reader=reader, key="id", by=NameRule(name="run"), wanted=("target",))
+    joiner = Joiner(LocalTree(root), ReadLimits())
+    for run in ("40", "41", "42"):
+        joined, odd = joiner.find([join], f"run{run}", Material(groups={"run": run}))
+        assert (joined, odd) == ({}, ["join index: RuntimeError: stumbled"])
+    assert reader.reads == 1
+
+
+def test_an_index_in_use_is_not_driven_out_by_sidecars(root: Path) -> None:
+    (root / "index").write_text("id,target\n1,Crab\n")
+    reader = _Counting(msgspec.convert({"delimiter": ","}, TableReader.Options))
+    index = Join(name="index", path="index", reader=reader, key="id", by=NameRule(name="run"), wanted=("target",))
+    sum_ = Join(name="sum", path="{path}.sum", reader=TextReader(), key=None, by=None, wanted=("line[1]",))
+    joiner = Joiner(LocalTree(root), ReadLimits())
+    for number in range(2 * MAX_TABLES):
+        (root / f"{number}.sum").write_text(f"{number}")
+        joined, odd = joiner.find([index, sum_], f"{number}", Material(groups={"run": "1"}))
+        assert (joined["index"]["target"].value, joined["sum"]["line[1]"].value, odd) == ("Crab", f"{number}", [])
+    assert reader.reads == 1
+
+
+class _Counting(TableReader):
+    reads = 0
+
+    def read(self, stream: BinaryIO, addresses: Collection[Address], *, limits: ReadLimits) -> Content:
+        self.reads += 1
+        return super().read(stream, addresses, limits=limits)
 
 
 def test_an_index_needs_both_key_and_by(root: Path) -> None:
