@@ -9,6 +9,7 @@ ExtractionError
 ├── ContentError            the content of a file cannot be read
 │   ├── TooLargeError       it would unpack to more bytes than allowed
 │   └── ReadLimitError      more of it would have to be read than allowed
+├── SpaceError              no room here for a file that has to be unpacked: says nothing about the file
 ├── ConversionError         a value that has no honest meaning in the catalogue's units
 └── SendError               records did not reach the catalogue
     ├── CatalogueAwayError  nobody answered, or asked us to come later: keep the records and send them again
@@ -103,6 +104,13 @@ class ReadLimitError(ContentError):
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         super().__init__(f"reading needed more than the allowed {limit_bytes} bytes of the file")
+
+
+class SpaceError(ExtractionError):
+    """No room here for a file that has to be unpacked on the way: says nothing about the file."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"cannot be unpacked, for no temporary file can be written here: {error.strerror}")
 
 
 class ConversionError(ExtractionError):

@@ -67,6 +67,8 @@ class Extractor:
                 return self._read(stream, path)
         except FileRejectedError as error:
             return Outcome(path=path, failure=error.reason)
+        except ExtractionError as error:
+            return Outcome(path=path, failure=str(error))
         except MemoryError:
             raise  # told by who set the limit, after the memory was let go
         except Exception as error:  # noqa: BLE001 - the top of the job: one file must not end the run

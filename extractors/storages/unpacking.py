@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from extractors.errors import ContentError, TooLargeError
+from extractors.errors import ContentError, SpaceError, TooLargeError
 
 DEFAULT_MAX_RATIO = 1000
 """Most unpacked bytes per packed byte; real data have less than 100, gzip can reach 1030, others any number."""
@@ -72,19 +72,36 @@ def unpack_to_file(stream: BinaryIO) -> BinaryIO:
     ------
     ContentError
         What `stream` raises of its limits and damages.
-    OSError
-        The disk of temporary files is full.
+    SpaceError
+        The disk of temporary files is full, or cannot be written.
     """
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - handed to the caller
+    file = _open_temporary()
     try:
         stream.seek(0)
         while piece := stream.read(COPY_BYTES):
-            file.write(piece)
+            _write(file, piece)
         file.seek(0)
     except BaseException:
         file.close()
         raise
-    return file
+    return io.BufferedReader(file)
+
+
+def _open_temporary() -> io.FileIO:
+    try:
+        # Unbuffered: what cannot be written is told at once, and not when the file is closed.
+        return tempfile.TemporaryFile(buffering=0)
+    except OSError as error:
+        raise SpaceError(error) from error
+
+
+def _write(file: io.FileIO, piece: bytes) -> None:
+    rest = memoryview(piece)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise SpaceError(error) from error
 
 
 def peek_head(stream: BinaryIO, n: int) -> bytes:

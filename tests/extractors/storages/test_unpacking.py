@@ -5,11 +5,12 @@ import gzip
 import io
 import lzma
 import os
+import resource
 import tracemalloc
 import zlib
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import pytest
@@ -17,7 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extractors.errors import ContentError, TooLargeError
+from extractors.errors import ContentError, SpaceError, TooLargeError
 from extractors.storages.unpacking import PACKINGS, RATIO_FREE_BYTES, open_unpacked, peek_head, unpack_to_file
 
 Pack = Callable[[bytes], bytes]
@@ -296,6 +297,25 @@ def test_a_temporary_file_holds_the_content_and_has_no_name(word: str) -> None:
     with unpack_to_file(stream) as file:
         assert file.read() == TEXT
         assert os.fstat(file.fileno()).st_nlink == 0
+
+
+@contextmanager
+def no_file_longer_than(size_bytes: int) -> Iterator[None]:
+    """Let the kernel refuse to write more into any file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_of_temporary_files_is_told_as_such_and_leaves_nothing() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    stream, _ = open_unpacked(io.BytesIO(gzip.compress(TEXT)), max_bytes=GIB)
+    with no_file_longer_than(5000), pytest.raises(SpaceError, match="no temporary file can be written here"):
+        unpack_to_file(stream)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_temporary_file_is_closed_when_unpacking_fails() -> None:
