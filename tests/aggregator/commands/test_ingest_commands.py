@@ -172,6 +172,8 @@ def test_a_run_that_was_killed_goes_on_where_it_ended(
     (tmp_path / "many").mkdir()
     for number in range(n):
         (tmp_path / "many" / f"{number:04}.txt").write_text("x")
+    # A hole that takes a minute to read: the run cannot be over before it is killed, however fast the machine.
+    os.truncate(tmp_path / "many" / "2500.txt", 50 * 10**9)
     here = ("ingest", storage, "--root", str(tmp_path / "many"), "--facility", f"{storage}-f"[-64:], *there)
     process = subprocess.Popen(
         [sys.executable, "-m", "aggregator", *here, "--processes", "1"],
@@ -189,6 +191,7 @@ def test_a_run_that_was_killed_goes_on_where_it_ended(
         wait_for(has_begun)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        os.truncate(tmp_path / "many" / "2500.txt", 1)
         n_before = sum(1 for _ in client.iter_files(storage))
         assert 1000 <= n_before < n
         said = counts(catchment(*here).stdout.replace(",", ""))
