@@ -8,14 +8,14 @@ month and responses valid for years, and a few have no time at all. What is not 
 What is generated depends on the number of files alone, and any part can be generated without the rest, so several
 processes can share the work. A line has about 800 bytes. Of each file there are as many versions as are asked for.
 
-Lines are the one form that is made: by a template for each run, as encoding records would take four times as long.
+Lines are the one form that is made: by a template for each run, as making and encoding
+records takes nearly twice the time.
 """
 
 import hashlib
 import math
 import random
 import shutil
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -140,9 +140,9 @@ class Edition:
     """Whether the lines remove the files."""
 
     def has(self, name: str) -> bool:
-        """Tell whether the run, or whatever has this name, was chosen."""
-        chance = zlib.crc32(f"{self.is_removal} {self.version} {name}".encode()) / 2**32
-        return chance < self.share
+        """Tell whether the run of this name was chosen; the choices of several versions do not depend on each other."""
+        digest = hashlib.blake2b(f"{self.is_removal} {self.version} {name}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64
 
 
 FIRST_EDITION = Edition()
@@ -283,56 +283,37 @@ class GeneratedFacility:
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
-    def _run_lines(self, index: int, n_parts: int, version: int) -> list[bytes]:
-        rng = random.Random(f"{self.name} {index}")
-        chance, run = rng.random, self.first_run + index
+    def _run_lines(self, index: int, n_parts: int, version: int) -> Iterator[bytes]:
+        run = self._make_run(index, version)
+        n_data = FILES_PER_RUN - MONITORING_FILES
+        for part in range(n_parts):
+            yield run.data_line(part) if part < n_data else run.monitoring_line(part, part - n_data)
+
+    def _make_run(self, index: int, version: int) -> "_Run":
+        rng, run = random.Random(f"{self.name} {index}"), self.first_run + index
         begin, length = self._schedule(index)
         kind = rng.choices(("events", "simulation", "calibration"), (85, 5, 10))[0]
         about_run = self._about_run(kind, run, rng)
-        about_events, pointing = self._about_events(kind, version, rng)
-        sums = rng.choices(("both", "sha256", "none"), (95, 4, 1))[0]
-        has_end, has_energy = chance() > 0.03, "energy_basis" in about_events
-        stem = f"{begin:%Y/%m/%d}/{self.name}_{run:08d}_"
-        written_at = begin + length + timedelta(hours=2, days=365 * version)
-
-        lines = []
-        opening = _opening(about_run | about_events)
-        part_length = timedelta(seconds=max(1, int(length.total_seconds() / FILES_PER_RUN)))
-        for part in range(min(n_parts, FILES_PER_RUN - MONITORING_FILES)):
-            part_begin = begin + part * part_length
-            content = f',"n_events":{100 + int(1e6 * chance())}'
-            if pointing is not None:
-                ra_deg, dec_deg = pointing[0] + 0.05 * chance(), pointing[1] + 0.05 * chance()
-                content += f',"ra_deg":{ra_deg:.4f},"dec_deg":{dec_deg:.4f}'
-            if has_energy:
-                low_ev = 10 ** (10.5 + 1.5 * chance())
-                high_ev = low_ev * 10 ** (1 + 1.5 * chance())
-                content += f',"energy_min_ev":{low_ev:.6e},"energy_max_ev":{high_ev:.6e}'
-            lines.append(
-                _line(
-                    opening,
-                    path=f"{about_events['level']}/{stem}{part:03d}{self._suffix}",
-                    sums=sums,
-                    size_bytes=1_000_000 + int(4e8 * chance() ** 2),
-                    version=version,
-                    times=_times(written_at, part_begin, part_begin + part_length if has_end else None),
-                    content=content,
-                )
-            )
-        opening = _opening(about_run | {"kind": "monitoring", "level": "aux", "channel": "monitor"})
-        for part in range(FILES_PER_RUN - MONITORING_FILES, n_parts):
-            part_begin = begin + (part - FILES_PER_RUN + MONITORING_FILES) * length / 2 - timedelta(seconds=30)
-            lines.append(
-                _line(
-                    opening,
-                    path=f"aux/{stem}{part:03d}{self._suffix}",
-                    sums=sums,
-                    size_bytes=10_000 + int(1e6 * chance()),
-                    version=version,
-                    times=_times(written_at, part_begin, part_begin + length),
-                )
-            )
-        return lines
+        about_data, pointing = self._about_data(kind, rng)
+        later = _later(version)
+        monitored: _Values = {"kind": "monitoring", "level": "aux", "channel": "monitor"}
+        return _Run(
+            rng=rng,
+            data=_opening(about_run | about_data | later),
+            monitoring=_opening(about_run | monitored | later),
+            level=about_data["level"],
+            stem=f"{begin:%Y/%m/%d}/{self.name}_{run:08d}_",
+            suffix=self._suffix,
+            sums=rng.choices(("both", "sha256", "none"), (95, 4, 1))[0],
+            version=version,
+            begin=begin,
+            length=length,
+            part_length=timedelta(seconds=max(1, int(length.total_seconds() / FILES_PER_RUN))),
+            written_at=begin + length + timedelta(hours=2, days=365 * version),
+            has_end=rng.random() > 0.03,
+            has_energy="energy_basis" in about_data,
+            pointing=pointing,
+        )
 
     def _about_run(self, kind: str, run: int, rng: random.Random) -> _Values:
         """Return what all files of a run say."""
@@ -352,11 +333,11 @@ class GeneratedFacility:
             "attributes": self._attribute_values(run, rng),
         }
 
-    def _about_events(self, kind: str, version: int, rng: random.Random) -> tuple[_Values, tuple[float, float] | None]:
-        """Return what all files of a run say but those of monitoring, and where it points to."""
-        processing = f"v{version + 2}.1" if version else rng.choice(PROCESSINGS)
+    def _about_data(self, kind: str, rng: random.Random) -> tuple[_Values, tuple[float, float] | None]:
+        """Return what all files of a run say but those of monitoring, and where it points to, if anywhere."""
+        processing = rng.choice(PROCESSINGS)
         if kind == "calibration":
-            return {"kind": kind, "level": "raw", "channel": kind, "processing": processing if version else None}, None
+            return {"kind": kind, "level": "raw", "channel": kind}, None
         about: _Values = {
             "kind": "events",
             "level": rng.choice(LEVELS),
@@ -420,8 +401,8 @@ class GeneratedFacility:
         about, begin, end = make(number if before == after else before, rng)
         label = f"{begin:%Y%m%d}" if begin else "all"
         written_at = (end or _first_of_season(rng.randrange(SEASONS))) + timedelta(days=3 + 365 * version)
-        processing = f"v{version + 2}.1" if version else rng.choice(PROCESSINGS)
-        about |= {"facility": self.name, "storage": self.storages[0], "format": self.format, "processing": processing}
+        about |= {"facility": self.name, "storage": self.storages[0], "format": self.format}
+        about |= {"processing": rng.choice(PROCESSINGS)} | _later(version)
         return _line(
             _opening(about),
             path=f"{about['kind']}/{about['level']}/{self.name}_{label}_{number:06d}{self._suffix}",
@@ -447,6 +428,64 @@ class GeneratedFacility:
         return {"kind": "irf" if number % 2 else "catalogue", "level": "DL4"}, None, None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """What the lines of a run are made of; they must be made in order, as chance is the same for all."""
+
+    rng: random.Random
+    data: str
+    """Opening of the lines of data."""
+    monitoring: str
+    """Opening of the lines of monitoring."""
+    level: str
+    stem: str
+    """Path below the level, up to the number of the part."""
+    suffix: str
+    sums: str
+    version: int
+    begin: datetime
+    length: timedelta
+    part_length: timedelta
+    written_at: datetime
+    has_end: bool
+    has_energy: bool
+    pointing: tuple[float, float] | None
+
+    def data_line(self, part: int) -> bytes:
+        """Return the line of a file of data."""
+        chance = self.rng.random
+        begin = self.begin + part * self.part_length
+        content = f',"n_events":{100 + int(1e6 * chance())}'
+        if self.pointing is not None:
+            ra_deg, dec_deg = self.pointing[0] + 0.05 * chance(), self.pointing[1] + 0.05 * chance()
+            content += f',"ra_deg":{ra_deg:.4f},"dec_deg":{dec_deg:.4f}'
+        if self.has_energy:
+            low_ev = 10 ** (10.5 + 1.5 * chance())
+            high_ev = low_ev * 10 ** (1 + 1.5 * chance())
+            content += f',"energy_min_ev":{low_ev:.6e},"energy_max_ev":{high_ev:.6e}'
+        return _line(
+            self.data,
+            path=f"{self.level}/{self.stem}{part:03d}{self.suffix}",
+            sums=self.sums,
+            size_bytes=1_000_000 + int(4e8 * chance() ** 2),
+            version=self.version,
+            times=_times(self.written_at, begin, begin + self.part_length if self.has_end else None),
+            content=content,
+        )
+
+    def monitoring_line(self, part: int, number: int) -> bytes:
+        """Return the line of a file of monitoring: as long as the run, the second from its middle on."""
+        begin = self.begin + number * self.length / MONITORING_FILES - timedelta(seconds=30)
+        return _line(
+            self.monitoring,
+            path=f"aux/{self.stem}{part:03d}{self.suffix}",
+            sums=self.sums,
+            size_bytes=10_000 + int(1e6 * self.rng.random()),
+            version=self.version,
+            times=_times(self.written_at, begin, begin + self.length),
+        )
+
+
 _TARGET_WEIGHTS = list(
     accumulate(
         [(1 - TAIL_SHARE) / len(TARGETS)] * len(TARGETS)
@@ -458,6 +497,11 @@ _TARGET_WEIGHTS = list(
 
 def _first_of_season(season: int) -> datetime:
     return datetime(FIRST_YEAR + season, 9, 1, tzinfo=UTC)
+
+
+def _later(version: int) -> _Values:
+    """Return what a version says that is not the first: it is processed later."""
+    return {"processing": f"v{version + 2}.1"} if version else {}
 
 
 def _opening(values: _Values) -> str:
