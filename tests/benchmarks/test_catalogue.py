@@ -1,6 +1,5 @@
-"""The generated catalogue, the questions about it, and how it is shared out to requests."""
+"""The generated catalogue, and how it is shared out to requests."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import timedelta
@@ -28,7 +27,6 @@ from benchmarks.catalogue import (
     write_batches,
 )
 from benchmarks.ingest import share_out
-from benchmarks.questions import KINDS, MIXTURE, iter_bodies
 from metadata_db.records import FileRecord, Removal
 from metadata_db.rows import decode_line
 
@@ -315,20 +313,3 @@ def test_batches_are_shared_out_evenly_and_a_facility_stays_in_one_lane(
     assert [sum(batch.n_lines for batch in lane) for lane in lanes] == pytest.approx([1500, 1500], abs=100)
     first, second = ({batch.facility for batch in lane} for lane in lanes)
     assert not first & second
-
-
-@pytest.mark.parametrize("kind", MIXTURE)
-def test_no_question_of_a_kind_comes_twice_in_a_large_catalogue(kind: str) -> None:
-    bodies = list(islice(iter_bodies([kind], make_facilities(1_000_000), seed="test"), 200))
-    assert len(set(bodies)) >= (195 if kind == "one run" else 200)  # runs are drawn from some 42,000
-
-
-def test_kinds_are_asked_in_turn(facilities: list[GeneratedFacility]) -> None:
-    kinds = ["everything", "one run"]
-    filters = [json.loads(body)["variables"]["filter"] for body in islice(iter_bodies(kinds, facilities, seed="a"), 4)]
-    assert [bool(asked) for asked in filters] == [False, True, False, True]
-
-
-def test_another_seed_asks_other_questions(facilities: list[GeneratedFacility]) -> None:
-    one, other = (set(islice(iter_bodies(list(KINDS), facilities, seed=seed), 50)) for seed in ("one", "other"))
-    assert len(one & other) <= 1  # "everything" is always the same
