@@ -28,6 +28,7 @@ from metadata_db.search import FacetField, Order, Revisions
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 REVISIONS_S = 1.0
 """Longest time a process answers by revisions that another process may have moved."""
@@ -50,15 +51,15 @@ class CatalogueReader(Protocol):
 
     async def revisions(self, names: Sequence[str] = ()) -> Revisions: ...
 
-    async def summary(self, asked: SearchQuery, revisions: Revisions) -> Summary: ...
+    async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = ...) -> Summary: ...
 
     async def page(
         self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
     ) -> Page: ...
 
     async def facets(
-        self, asked: SearchQuery, revisions: Revisions, field: FacetField, *, limit: int
-    ) -> list[FacetValue]: ...
+        self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool = ...
+    ) -> dict[FacetField, list[FacetValue]]: ...
 
 
 class ExportDesk(Protocol):
@@ -86,6 +87,10 @@ class AutoPrepareLimits:
 
     files: int
     bytes: int
+
+
+def _facet_part(field: FacetField) -> str:
+    return f"facet:{field.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +188,22 @@ class CoreController:
 
         return await self._single_flight((answer.key, part), fly)
 
+    async def _find_all_in_cache(self, answer: Answer, parts: Sequence[str], kind: type[T]) -> list[T | None]:
+        return [await self._find_in_cache(answer, part, kind) for part in parts]
+
+    async def _look_up_all(
+        self, answer: Answer, parts: Mapping[K, str], look_up: Callable[[], Awaitable[Mapping[K, T]]]
+    ) -> dict[K, T]:
+        """Ask the catalogue for several parts at once, and keep each of them."""
+
+        async def fly() -> dict[K, T]:
+            found = await look_up()
+            for key, part in parts.items():
+                await self.cache.put_part(answer.key, part, msgspec.json.encode(found[key]))
+            return {key: found[key] for key in parts}
+
+        return await self._single_flight((answer.key, tuple(parts.values())), fly)
+
     async def _single_flight(self, key: Hashable, fly: Callable[[], Awaitable[T]]) -> T:
         """Run `fly` once for all callers with this key; a caller that goes away does not end it for the others."""
         flight = self._flights.get(key)
@@ -211,21 +232,28 @@ class CoreController:
             lambda: self.catalogue.page(answer.query, answer.revisions, order=order, first=first, after=after),
         )
 
-    async def facets(self, answer: Answer, facet: FacetField) -> list[FacetValue]:
-        """Count the files of an answer by the values of one field, leaving out the answer's own choice in it."""
-        if facet is FacetField.FACILITY and answer.query.facility:
+    async def facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
+        """Count the files of an answer by the values of some fields, each without the answer's own choice in it."""
+        if FacetField.FACILITY in fields and answer.query.facility:
             # Without its own choice the question touches the other facilities too.
             everywhere = await self._present_revisions(SearchQuery())
-            answer = Answer(query=answer.query, revisions={**everywhere, **answer.revisions}, rights=answer.rights)
-        part = f"facet:{facet.value}"
-        found = await self._find_in_cache(answer, part, list[FacetValue])
-        if found is not None:
-            return found
-        return await self._look_up(
-            answer,
-            part,
-            lambda: self.catalogue.facets(answer.query, answer.revisions, facet, limit=MAX_FACET_VALUES),
-        )
+            wide = Answer(query=answer.query, revisions={**everywhere, **answer.revisions}, rights=answer.rights)
+            found = await self._facets(wide, [FacetField.FACILITY])
+            return found | await self._facets(answer, [field for field in fields if field is not FacetField.FACILITY])
+        return await self._facets(answer, fields)
+
+    async def _facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
+        kept = await self._find_all_in_cache(answer, [_facet_part(field) for field in fields], list[FacetValue])
+        found = {field: values for field, values in zip(fields, kept, strict=True) if values is not None}
+        if missing := [field for field in fields if field not in found]:
+            found |= await self._look_up_all(
+                answer,
+                {field: _facet_part(field) for field in missing},
+                lambda: self.catalogue.facets(
+                    answer.query, answer.revisions, missing, limit=MAX_FACET_VALUES, exact=False
+                ),
+            )
+        return found
 
     # --- step 5: full response -----------------------------------------------------------------------------------
 

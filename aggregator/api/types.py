@@ -468,15 +468,18 @@ class SearchResult:
         by: Annotated[list[FacetField], strawberry.argument(description="Fields to count by.")],
     ) -> list[Facet]:
         """Return the facets."""
-        found = []
-        for field in dict.fromkeys(by):
-            values = await info.context.controller.facets(self.response.answer, field)
-            counted = [
-                FacetValue(value=item.value, count=BigInt(item.count), total_bytes=BigInt(item.bytes))
-                for item in values
-            ]
-            found.append(Facet(field=field, values=counted))
-        return found
+        fields = list(dict.fromkeys(by))
+        found = await info.context.controller.facets(self.response.answer, fields)
+        return [
+            Facet(
+                field=field,
+                values=[
+                    FacetValue(value=item.value, count=BigInt(item.count), total_bytes=BigInt(item.bytes))
+                    for item in found[field]
+                ],
+            )
+            for field in fields
+        ]
 
     @strawberry.field(description="The full response, when it was asked for or started by itself.")
     def export(self) -> ExportType | None:
