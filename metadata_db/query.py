@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     if hasattr(value, "__dataclass_fields__"):
         found = {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
         return {name: item for name, item in found.items() if item not in (None, [])}

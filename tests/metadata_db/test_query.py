@@ -174,6 +174,28 @@ def test_an_empty_question_has_the_id_of_an_empty_object() -> None:
     assert SearchQuery().query_id == "99914b932bd37a50b983c5e7c90ae93b"
 
 
+def test_the_id_of_a_question_stays_what_it_was() -> None:
+    """Users keep ids."""
+    question = SearchQuery(
+        facility=("aurora", "borealis"),
+        obs_id=("1",),
+        is_simulation=False,
+        time=parse_season("t", "2019/20"),
+        run=parse_runs("r", [(4, 9)]),
+        energy=parse_energy("e", minimum=1.5, maximum=None, unit=EnergyUnit.TEV),
+        cone=parse_cone("c", ra_deg=-10, dec_deg=22, radius_deg=2),
+        attributes=parse_attributes("a", [AttributeFilter(name="n", values=(4,))]),
+        path=("2019/**",),
+    )
+    assert question.query_id == "95eb4a06846d66ba1bd7bcde69e87123"
+
+
+def test_a_time_long_ago_is_written_with_four_digits_of_its_year() -> None:
+    question = SearchQuery(time=parse_interval("time", begin="0005-01-01"))
+    assert question.canonical == '{"time":{"begin":"0005-01-01T00:00:00.000000Z"}}'
+    assert SearchQuery.from_canonical(question.canonical) == question
+
+
 @pytest.mark.parametrize(
     ("parse", "field", "shown", "expected"),
     [
