@@ -363,3 +363,12 @@ FIELD_EXPECTATIONS: Mapping[str, str] = {
     "time_end": "a time with offset, not before time_begin",
 }
 """What was expected, for errors, where the type alone does not say it."""
+
+
+class AlertListReport(_Told, frozen=True, kw_only=True):
+    """What became of an uploaded list of alerts."""
+
+    id: str
+    """64 hexadecimal digits; equal lists have equal ids."""
+    alerts: int
+    """How many different ones there are."""

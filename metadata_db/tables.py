@@ -439,6 +439,16 @@ query = Table(
     _now(),
 )
 
+alert_list = Table(
+    "alert_list",
+    metadata,
+    # SHA-256 of the list's canonical form: equal lists are one row, and a question that names one is never changed.
+    Column("id", Text, primary_key=True),
+    # Objects with time, and perhaps ra_deg and dec_deg, in order; held as they are asked for: whole.
+    Column("alerts", JSONB, nullable=False),
+    _now(),
+)
+
 export = Table(
     "export",
     metadata,

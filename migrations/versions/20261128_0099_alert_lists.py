@@ -1,0 +1,28 @@
+"""Keep lists of alerts. TO BE FOLDED: a stand-in until this table is part of the next real migration.
+
+Revision: 0099
+Follows: 0003
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0099"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "alert_list",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("alerts", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("alert_list_pkey")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("alert_list")
