@@ -15,17 +15,22 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlalchemy import select, text
 
+from metadata_db.alerts import AlertStore, alert_list_id
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadCursorError
 from metadata_db.ingest import Ingest, IngestReport, RemovalReport
 from metadata_db.query import (
+    Alert,
     AttributeFilter,
+    Coincidence,
     EnergyRange,
     Interval,
     Scalar,
     SearchQuery,
+    order_alerts,
     parse_attributes,
+    parse_coincidence,
     parse_cone,
     parse_globs,
     parse_runs,
@@ -221,6 +226,44 @@ attribute_filters = st.lists(
     max_size=2,
 ).map(lambda found: parse_attributes("attributes", found))
 
+EDGES = {separation_deg(*one, *other) for one, other in itertools.product([*POSITIONS, *POLES], repeat=2)}
+"""Angles between the places of files and of alerts: where one of them is asked for, rounding decides."""
+
+WITHIN_DEG = [angle for angle in RADII if angle == 180 or all(abs(edge - angle) > 1e-6 for edge in EDGES)]
+WITHIN_S = [0.0, 1e-6, 3599.999999, 3600.0, 7200.0, 31 * 86_400.0]
+ALERTS = [
+    Alert(time=moment, ra_deg=ra_deg, dec_deg=dec_deg)
+    for moment in [*MOMENTS[:4], NOON - timedelta(hours=2)]
+    for ra_deg, dec_deg in [*POSITIONS, POLES[0], (0.0, -90.0)]
+]
+ALERT_LISTS: Mapping[str, Sequence[Alert]] = {
+    alert_list_id(alerts): order_alerts(alerts)
+    for alerts in (ALERTS[:1], ALERTS[::5], [Alert(time=NOON), Alert(time=NOON + timedelta(hours=1))])
+}
+"""Uploaded lists by their ids; the last one has no positions."""
+
+
+@st.composite
+def coincidences(draw: st.DrawFn) -> Coincidence:
+    """Files of another filter, a few alerts, or one of `ALERT_LISTS`."""
+    partner = draw(st.sampled_from(["files", "files", "alerts", "alert_list"]))
+    found: Any
+    if partner == "files":
+        # Mostly a filter that many files pass, else there is seldom a pair.
+        plain = sorted({*FILTERS} - {"coincidence"})
+        name = draw(st.sampled_from(["facility", "path", "energy", "is_simulation"]) | st.sampled_from(plain))
+        found = SearchQuery(**{name: draw(FILTERS[name])})
+        placed = True
+    elif partner == "alerts":
+        found = draw(st.lists(st.sampled_from(ALERTS), min_size=1, max_size=4))
+        placed = True
+    else:
+        found = draw(st.sampled_from([*ALERT_LISTS]))
+        placed = all(alert.ra_deg is not None for alert in ALERT_LISTS[found])
+    within_deg = draw(seldom(WITHIN_DEG)) if placed else None
+    return parse_coincidence("c", within_s=draw(st.sampled_from(WITHIN_S)), within_deg=within_deg, **{partner: found})
+
+
 FILTERS: Mapping[str, st.SearchStrategy[Any]] = {
     "facility": some("facility", FACILITIES),
     "storage": some("storage", ["aurora-disk", "borealis-disk", "shared-disk"]),
@@ -281,7 +324,9 @@ class World:
                 text("update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0")
             )
             await connection.execute(text("update facility set revision = 0"))
-        history = History(revisions=dict.fromkeys(FACILITIES, 0))
+        for alerts in ALERT_LISTS.values():
+            await AlertStore(self.database).put(alerts)
+        history = History(revisions=dict.fromkeys(FACILITIES, 0), alert_lists=ALERT_LISTS)
         for batch in batches:
             body = chunked(b"".join(msgspec.json.encode(item) + b"\n" for item in batch))
             records = [item for item in batch if isinstance(item, FileRecord)]
