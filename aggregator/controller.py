@@ -309,9 +309,9 @@ class CoreController:
     async def _present_revisions(self, asked: SearchQuery) -> Revisions:
         """Return the revisions of the facilities that a question can touch, at most `REVISIONS_S` old."""
         stale = time.monotonic() - self._revisions_read_at >= REVISIONS_S
-        if stale or any(name not in self._revisions for name in asked.facility):
+        if stale or any(name not in self._revisions for name in asked.touched):
             await self._single_flight("revisions", self._read_revisions)
-        names = asked.facility or tuple(self._revisions)
+        names = asked.touched or tuple(self._revisions)
         return {name: self._revisions[name] for name in sorted(names) if name in self._revisions}
 
     async def _read_revisions(self) -> None:
