@@ -11,9 +11,10 @@ Conditions on strata are applied at the end, for each field those of all other f
 facets, and each ignores its own choice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from metadata_db.filters import Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
@@ -270,7 +271,7 @@ def ready_months(filters: Filters, fields: Sequence[str], *, narrowed_by: str | 
     return " union all ".join(parts)
 
 
-def whole_life_months() -> Mapping[str, int]:
+def whole_life_months() -> dict[str, Any]:
     """Return the range of months that is the whole life."""
     return {"first_month": ALL_MONTHS, "over_month": ALL_MONTHS + 1}
 

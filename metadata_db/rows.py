@@ -144,7 +144,7 @@ def _unchecked(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         base, *metas = get_args(kind)
         metas = [meta for meta in metas if getattr(meta, "pattern", None) is None]
-        return Annotated[(base, *metas)] if metas else base  # type: ignore[return-value]
+        return Annotated[(base, *metas)] if metas else base
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(map(_unchecked, get_args(kind)))]  # noqa: UP007  # made from a list
     return kind
