@@ -10,6 +10,7 @@ comes after it and keeps them as dead letters if it must.
 """
 
 import asyncio
+import gc
 import gzip
 import io
 import logging
@@ -313,6 +314,7 @@ _maker: _Maker
 
 def _start(settings: CatalogueSettings, vocabulary: Vocabulary) -> None:
     global _maker  # one for each process of the pool
+    gc.disable()  # rows hold no cycles, and the collector would look at each of them again and again
     _maker = _Maker(settings, vocabulary)
 
 
