@@ -1,7 +1,7 @@
 """Keep lists of alerts. TO BE FOLDED: a stand-in until this table is part of the next real migration.
 
 Revision: 0099
-Follows: 0003
+Follows: 0004
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0099"
-down_revision = "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
