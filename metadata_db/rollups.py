@@ -128,7 +128,9 @@ _DAY_MONTH = f"""
 """
 
 REBUILD: Sequence[str] = (
-    "truncate stratum_day, facet_month, sky_day",
+    "delete from stratum_day",
+    "delete from facet_month",
+    "delete from sky_day",
     f"insert into stratum_day {COUNT_DAYS}",
     "update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0 where files <> 0",
     _STRATA.replace("from delta", "from stratum_day"),
@@ -137,4 +139,5 @@ REBUILD: Sequence[str] = (
     ),
     f"insert into sky_day {COUNT_SKY}",
 )
-"""Counts everything anew; the writers of all facilities must be locked out."""
+"""Counts everything anew; the writers of all facilities must be locked out. Searches go on meanwhile and see what was:
+rows are deleted, for a truncated table is empty to those who began before it was, too."""
