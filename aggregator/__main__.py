@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "get": "Ask, wait, download and verify.",
     "export": "Look at exports, or cancel one.",
     "storage": "Register storages, list and test them.",
+    "attribute": "List attributes and how often they are asked for; make or drop an index on one.",
     "token": "Make, list and revoke API tokens.",
     "doctor": "Say what is wrong with the set-up, in plain words.",
 }

@@ -14,10 +14,15 @@ from tests.support.records import file_record, ndjson, register
 GOOD = ndjson(file_record(f"{number}") for number in range(300))
 
 
-async def _register(url: str) -> None:
-    database = Database(CatalogueSettings(database_url=url))
-    await register(VocabularyStore(database))
-    await database.close()
+def register_names(url: str) -> None:
+    """Register facilities and storages in a catalogue, past the service."""
+
+    async def put() -> None:
+        database = Database(CatalogueSettings(database_url=url))
+        await register(VocabularyStore(database))
+        await database.close()
+
+    asyncio.run(put())
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def files(
     """A file of records for a catalogue that knows its names."""
     monkeypatch.setenv("CATCHMENT_DATABASE_URL", database_url)
     monkeypatch.setenv("CATCHMENT_REDIS_URL", redis_url)
-    asyncio.run(_register(database_url))
+    register_names(database_url)
     path = tmp_path / "files.ndjson"
     path.write_bytes(GOOD)
     return path
