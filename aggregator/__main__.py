@@ -20,7 +20,9 @@ COMMANDS: Mapping[str, str] = {
     "get": "Ask, wait, download and verify.",
     "export": "Look at exports, or cancel one.",
     "storage": "Register storages, list and test them.",
+    "attribute": "List attributes and how often they are asked for; make or drop an index on one.",
     "token": "Make, list and revoke API tokens.",
+    "fsck": "Check the catalogue against itself: counts, derived values, revisions, versions, indexes.",
     "doctor": "Say what is wrong with the set-up, in plain words.",
 }
 """Every command with its first sentence: `catchment --help` imports none of their modules."""

@@ -1,9 +1,9 @@
 """The first load of a catalogue: copy everything, then build the indexes and count, all in one transaction.
 
 An empty catalogue of millions of files is filled several times faster this way than batch by batch, because each index
-is sorted once instead of searched for each row, and what is new need not be written to the log as well. Processes of
-their own decode and check the lines and hand on the bytes of COPY; one connection takes them. Until it commits nothing
-can be seen, and searches wait; if it ends before that, the catalogue is as empty as it was.
+is sorted once instead of searched for each row, and nothing is compared with what is there. Processes of their own
+decode and check the lines and hand on the bytes of COPY; one connection takes them. Until it commits nothing can be
+seen, and searches wait; if it ends before that, the catalogue is as empty as it was.
 
 Lines that this way cannot take, those with replicas and those that are not good, are left to the ordinary ingest, which
 comes after it and keeps them as dead letters if it must.
@@ -15,23 +15,34 @@ import gzip
 import io
 import logging
 import multiprocessing
+import os
+import re
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, TypeAlias
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, TypeAlias, cast
 
 import psycopg
 import zstandard
 from psycopg import sql
+from psycopg.adapt import Buffer, Dumper
 from psycopg.copy import AsyncCopy, AsyncWriter
+from psycopg.pq import Format
 from psycopg.types.json import Jsonb
 
 from metadata_db import rollups
+from metadata_db.database import Driver, connected
 from metadata_db.errors import BadInputError, CatalogueError
 from metadata_db.loading import CHANGE_LOCK
-from metadata_db.rows import COLUMNS, JSON_COLUMNS, Row, finish_rows, make_drafts
+from metadata_db.rows import COLUMNS, JSON_COLUMNS, MAX_LINE_BYTES, Row, finish_rows, make_drafts
 from metadata_db.settings import CatalogueSettings
 from metadata_db.strata import Strata
 from metadata_db.tables import ALL_MONTHS
@@ -39,11 +50,13 @@ from metadata_db.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-Driver: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 OnProgress: TypeAlias = Callable[[str, int], None]
 
 BLOCK_BYTES = 2_000_000
 """Bytes of lines that a process is given at a time."""
+
+LEFT_IN_MEMORY_BYTES = 4_000_000
+"""Left lines that are kept in memory, some thousands; more of them go to a temporary file."""
 
 MEMORY = "1GB"
 """What the database may use to sort one index."""
@@ -52,35 +65,47 @@ FIRST_REVISION = 1
 
 _OWN_TYPES = {"facility_id": "int2", "storage_id": "int2"}
 
+_TYPES = [_OWN_TYPES.get(name, "jsonb" if name in JSON_COLUMNS else kind) for name, kind in COLUMNS.items()]
+"""Types of the columns of `file`, which COPY in binary wants to the bit."""
+
 _HEADER, _TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 
 class NotEmptyError(CatalogueError):
-    """The catalogue holds files already: a bulk load is the first one."""
+    """The catalogue holds files already, or did: a bulk load is the first one."""
 
     code = "BAD_INPUT"
 
 
 @dataclass(kw_only=True)
 class BulkReport:
-    """What became of the lines of a bulk load; `seconds` says how long each step took."""
+    """What became of the lines of a bulk load; received = added + left."""
 
     received: int = 0
     added: int = 0
-    left: list[bytes] = field(default_factory=list)
-    """Lines that are for the ordinary ingest."""
+    left: int = 0
+    """Lines that are for the ordinary ingest; `iter_left` gives them."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Step → how long it took."""
+    _spool: "SpooledTemporaryFile[bytes]" = field(
+        default_factory=lambda: SpooledTemporaryFile(LEFT_IN_MEMORY_BYTES),  # noqa: SIM115  # closed by `close`
+        repr=False,
+    )
 
+    def leave(self, lines: Sequence[bytes]) -> None:
+        """Keep lines for the ordinary ingest."""
+        self.left += len(lines)
+        self._spool.writelines(line + b"\n" for line in lines)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Taken:
-    """What a process made of a block of lines."""
+    async def iter_left(self) -> AsyncIterator[bytes]:
+        """Yield the left lines in pieces, in their order."""
+        self._spool.seek(0)
+        while piece := self._spool.read(1 << 16):
+            yield piece
 
-    rows: bytes
-    """Rows in the binary format of COPY, without header and trailer."""
-    n_lines: int
-    n_rows: int
-    left: list[bytes]
+    def close(self) -> None:
+        """Forget the left lines."""
+        self._spool.close()
 
 
 def load(
@@ -101,81 +126,73 @@ def load(
     Raises
     ------
     NotEmptyError
-        There are files in the catalogue already.
+        There are files in the catalogue, or have been.
     BadInputError
-        A path of a storage stands in two lines.
+        A path of a storage stands in two lines, or a line is too long.
+    UnavailableError
+        The database gave up. Whatever is raised, nothing has been catalogued.
     """
     report = BulkReport()
-    with psycopg.connect(settings.libpq_url) as driver:
-        clock = _Clock(report.seconds)
-        try:
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        on_progress(name, report.received)
+        began = time.monotonic()
+        yield
+        report.seconds[name] = time.monotonic() - began
+
+    try:
+        with connected(settings) as driver:
             indexes = _prepare(driver)
-            with clock.step("copy"):
+            with step("copy"):
                 _copy(driver, files, settings, vocabulary, processes, report, on_progress)
-            for name, statement in indexes:
-                on_progress(f"index {name}", report.received)
-                with clock.step(f"index {name}"):
-                    driver.execute(sql.SQL(statement))
-            on_progress("count", report.received)
-            with clock.step("count"):
+            for name, statement in indexes.items():
+                with step(f"index {name}"), _duplicates_told(vocabulary):
+                    _run(driver, statement)
+            with step("count"):
                 for statement in rollups.REBUILD:
-                    driver.execute(sql.SQL(statement))
-            _move_facilities_on(driver)
-        except psycopg.errors.UniqueViolation as error:
-            expected = "each path of a storage in one line only; the ordinary ingest takes the last of several"
-            raise BadInputError("path", error.diag.message_detail or "a path twice", expected) from error
-        with clock.step("commit"):
-            driver.commit()
-    with psycopg.connect(settings.libpq_url, autocommit=True) as driver, clock.step("vacuum"):
-        on_progress("vacuum", report.received)
-        # Counts from indexes alone need to know which pages are visible to all.
-        driver.execute("vacuum (analyze) file, stratum, stratum_day, facet_month, sky_day")
-    logger.info("loaded in bulk", extra={"action": "bulk", "added": report.added, "left": len(report.left)})
+                    _run(driver, statement)
+                _move_facilities_on(driver)
+            with step("commit"):
+                driver.commit()
+        with connected(settings, autocommit=True) as driver, step("vacuum"):
+            # Counts from indexes alone need to know which pages are visible to all.
+            driver.execute("vacuum (analyze) file, stratum, stratum_day, facet_month, sky_day, facility")
+    except BaseException:
+        report.close()
+        raise
+    logger.info("loaded in bulk", extra={"action": "bulk", "added": report.added, "left": report.left})
     return report
 
 
-class _Clock:
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-        self._name = ""
-        self._began = 0.0
-
-    def step(self, name: str) -> "_Clock":
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_error: object) -> None:
-        self._seconds[self._name] = time.monotonic() - self._began
+def _run(driver: Driver, statement: str) -> None:
+    driver.execute(sql.SQL(statement))  # our own, or as Postgres wrote it down
 
 
-def _prepare(driver: Driver) -> list[tuple[str, str]]:
-    """Take the table's indexes away; return their names and the statements that build them again."""
+def _prepare(driver: Driver) -> Mapping[str, str]:
+    """Take the table's indexes away; return the statements that build them again, the unique ones first."""
     driver.execute(f"set local maintenance_work_mem = '{MEMORY}'")
-    driver.execute("set local timezone = 'UTC'")
     driver.execute("select from facility order by id for update")
     driver.execute("lock table file in access exclusive mode")
-    held = driver.execute("select exists (select from file), exists (select from file_history)").fetchone()
-    if held != (False, False):
-        raise NotEmptyError("the catalogue holds files already: a bulk load is the first one, use 'catchment ingest'")
-    # In the transaction that truncates a table, what is copied into it needs no log.
-    driver.execute("truncate file, stratum_day, facet_month, sky_day")
-    driver.execute("update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0")
-    constraints = driver.execute(
-        "select conname, 'alter table file add constraint ' || quote_ident(conname) || ' ' || pg_get_constraintdef(oid)"
-        " from pg_constraint where conrelid = 'file'::regclass and contype = 'p'"
+    held = driver.execute(
+        "select exists (select from file) or exists (select from file_history)"
+        " or exists (select from facility where revision <> 0)"
+    ).fetchone()
+    if held != (False,):
+        raise NotEmptyError("the catalogue holds files already, or did: only the first load can be one in bulk")
+    # What is copied into a table by the transaction that truncated it needs no log where wal_level is minimal.
+    driver.execute("truncate file")
+    found = driver.execute(
+        "select relname, conname is not null, case when conname is null then pg_get_indexdef(indexrelid) else"
+        "   format('alter table file add constraint %I %s', conname, pg_get_constraintdef(pg_constraint.oid))"
+        " end from pg_index join pg_class on pg_class.oid = indexrelid"
+        " left join pg_constraint on conindid = indexrelid and contype in ('p', 'u')"
+        " where indrelid = 'file'::regclass order by not indisunique, indisprimary, indexrelid"
     ).fetchall()
-    indexes = driver.execute(
-        "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index"
-        " where indrelid = 'file'::regclass and not indisprimary order by indexrelid"
-    ).fetchall()
-    for name, _ in constraints:
-        driver.execute(sql.SQL("alter table file drop constraint {}").format(sql.Identifier(name)))
-    for name, _ in indexes:
-        driver.execute(sql.SQL("drop index {}").format(sql.Identifier(name)))
-    return [*constraints, *indexes]
+    for name, is_constraint, _ in found:
+        drop = "alter table file drop constraint {}" if is_constraint else "drop index {}"
+        driver.execute(sql.SQL(drop).format(sql.Identifier(name)))
+    return {name: statement for name, _, statement in found}
 
 
 def _copy(
@@ -187,51 +204,81 @@ def _copy(
     report: BulkReport,
     on_progress: OnProgress,
 ) -> None:
-    names = ", ".join((*COLUMNS, "added_in"))
-    context = multiprocessing.get_context("spawn")
-    start = (settings, vocabulary)
-    with (
-        ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start) as pool,
-        driver.cursor() as cursor,
-        cursor.copy(sql.SQL(f"copy file ({names}) from stdin (format binary)")) as copy,
-    ):
+    statement = f"copy file ({', '.join((*COLUMNS, 'added_in'))}) from stdin (format binary)"
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(settings, vocabulary),
+    )
+    with pool, driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
         copy.write(_HEADER)
         for taken in _in_parallel(pool, _iter_blocks(files), limit=3 * processes):
+            if taken.is_too_long:
+                raise _too_long_error(f"after line {report.received}")
             copy.write(taken.rows)
-            report.received += taken.n_lines
+            report.received += taken.n_rows + len(taken.left)
             report.added += taken.n_rows
-            report.left += taken.left
+            report.leave(taken.left)
             on_progress("copy", report.received)
         copy.write(_TRAILER)
 
 
-def _in_parallel(pool: ProcessPoolExecutor, blocks: Iterator[bytes], *, limit: int) -> Iterator[_Taken]:
-    """Yield what processes make of blocks, as they are done; never more than `limit` are under way."""
-    waiting: set[Future[_Taken]] = set()
-    for block in blocks:
-        waiting.add(pool.submit(_take, block))
-        if len(waiting) >= limit:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        yield from (future.result() for future in done)
+def _in_parallel(pool: ProcessPoolExecutor, blocks: Iterator[bytes], *, limit: int) -> "Iterator[_Taken]":
+    """Yield what processes make of blocks, in their order; never more than `limit` are under way."""
+    waiting: deque[Future[_Taken]] = deque()
+    try:
+        for block in blocks:
+            waiting.append(pool.submit(_take, block))
+            if len(waiting) >= limit:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _iter_blocks(files: Sequence[Path]) -> Iterator[bytes]:
     """Yield whole lines, some `BLOCK_BYTES` at a time."""
     for path in files:
-        with _open(path) as stream:
+        with _opened(path) as stream:
             while block := stream.read(BLOCK_BYTES):
-                yield block + stream.readline()
+                rest = stream.readline(MAX_LINE_BYTES + 1)
+                if len(rest) > MAX_LINE_BYTES:
+                    raise _too_long_error(str(path))
+                yield block + rest
 
 
-def _open(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path)
-    if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.open(path))
-    return path.open("rb", buffering=1 << 20)
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with path.open("rb") as packed:
+        if path.suffix == ".gz":
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=packed))
+        elif path.suffix == ".zst":
+            reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+            yield io.BufferedReader(cast(io.RawIOBase, reader), BLOCK_BYTES)
+        else:
+            yield packed
+
+
+def _too_long_error(where: str) -> BadInputError:
+    return BadInputError(where, "a longer line", f"at most {MAX_LINE_BYTES} bytes")
+
+
+_DUPLICATE = re.compile(r"=\((\d+), (.*)\)", re.DOTALL)
+"""What Postgres says of storage and path, in whatever language."""
+
+
+@contextmanager
+def _duplicates_told(vocabulary: Vocabulary) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.UniqueViolation as error:
+        found = _DUPLICATE.search(error.diag.message_detail or "")
+        what = "a path" if found is None else f"{found[2]} of {vocabulary.storage.names[int(found[1])]}"
+        expected = "each path of a storage in one line only; the ordinary ingest takes the last of several"
+        raise BadInputError("path", f"{what} in two lines", expected) from error
 
 
 def _move_facilities_on(driver: Driver) -> None:
@@ -244,8 +291,8 @@ def _move_facilities_on(driver: Driver) -> None:
     )
     driver.execute("select pg_advisory_xact_lock(%s)", [CHANGE_LOCK])
     rows = driver.execute(
-        "select id, name, sum(files)::int8 from facility join facet_month on facility_id = facility.id"
-        f" where field = '' and month = {ALL_MONTHS} group by 1, 2 order by 1"
+        "select id, name, files from facility join facet_month on facility_id = facility.id"
+        f" where field = '' and month = {ALL_MONTHS} order by id"
     ).fetchall()
     for number, name, count in rows:
         detail = {"revision": FIRST_REVISION, "added": count, "changed": 0, "reread": 0}
@@ -261,14 +308,36 @@ def _move_facilities_on(driver: Driver) -> None:
 # --- in a process of its own ------------------------------------------------------------------------------------------
 
 
-class _Buffer(AsyncWriter):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Taken:
+    """What a process made of a block of lines."""
+
+    rows: bytes = b""
+    """Rows in the binary format of COPY, without header and trailer."""
+    n_rows: int = 0
+    left: Sequence[bytes] = ()
+    is_too_long: bool = False
+    """Whether there is a line that is too long, and nothing has been made of the block."""
+
+
+class _Pieces(AsyncWriter):
     """Keeps what COPY would send."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.all: list[bytes] = []
 
-    async def write(self, data: Any) -> None:
-        self.pieces.append(bytes(data))
+    async def write(self, data: Buffer) -> None:
+        self.all.append(bytes(data))
+
+
+class _JsonText(Dumper):
+    """Sends JSON that is text already; psycopg's own would make a JSON string of it."""
+
+    format = Format.BINARY
+    oid = psycopg.adapters.types["jsonb"].oid
+
+    def dump(self, obj: str) -> bytes:
+        return b"\1" + obj.encode()
 
 
 class _Maker:
@@ -279,10 +348,13 @@ class _Maker:
         self._vocabulary = vocabulary
         self._strata = Strata()
         self._driver = self._runner.run(psycopg.AsyncConnection.connect(settings.libpq_url, autocommit=True))
+        self._driver.adapters.register_dumper(None, _JsonText)
 
     def take(self, block: bytes) -> _Taken:
         """Return the rows of a block of lines."""
         lines = [(number, line) for number, line in enumerate(block.split(b"\n")) if line.strip()]
+        if any(len(line) > MAX_LINE_BYTES for _, line in lines):
+            return _Taken(is_too_long=True)
         drafts, rejections = make_drafts(lines, self._vocabulary, None)
         others = {rejection.line for rejection in rejections}
         others.update(number for number, draft in drafts if draft.replicas is not None)
@@ -290,32 +362,35 @@ class _Maker:
         if unknown := {draft.stratum for _, draft in drafts} - self._strata.numbers.keys():
             self._runner.run(self._strata.learn(self._driver, unknown))
         rows = finish_rows(drafts, self._strata.numbers)
-        return _Taken(
-            rows=self._runner.run(self._pack(rows)),
-            n_lines=len(lines),
-            n_rows=len(rows),
-            left=[line for number, line in lines if number in others],
-        )
+        left = [line for number, line in lines if number in others]
+        return _Taken(rows=self._runner.run(self._pack(rows)), n_rows=len(rows), left=left)
 
     async def _pack(self, rows: Sequence[Row]) -> bytes:
-        buffer = _Buffer()
-        async with self._driver.cursor() as cursor, AsyncCopy(cursor, binary=True, writer=buffer) as copy:
+        pieces = _Pieces()
+        async with self._driver.cursor() as cursor, AsyncCopy(cursor, binary=True, writer=pieces) as copy:
             copy.set_types([*_TYPES, "int8"])
             for row in rows:
                 await copy.write_row((*row[: len(COLUMNS)], FIRST_REVISION))
-        return b"".join(buffer.pieces).removeprefix(_HEADER).removesuffix(_TRAILER)
+        return b"".join(pieces.all).removeprefix(_HEADER).removesuffix(_TRAILER)
 
-
-_TYPES = [_OWN_TYPES.get(name, "jsonb" if name in JSON_COLUMNS else kind) for name, kind in COLUMNS.items()]
-"""Types of the columns of `file`, which COPY in binary wants to the bit."""
 
 _maker: _Maker
 
 
 def _start(settings: CatalogueSettings, vocabulary: Vocabulary) -> None:
     global _maker  # one for each process of the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.disable()  # rows hold no cycles, and the collector would look at each of them again and again
     _maker = _Maker(settings, vocabulary)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however it went: nobody else would tell it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _take(block: bytes) -> _Taken:

@@ -1,9 +1,9 @@
 """The connection to Postgres: one engine per process, one connection per unit of work, errors of ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -18,6 +18,9 @@ from metadata_db.settings import CatalogueSettings
 
 POOL_TIMEOUT_S = 10.0
 """Longest wait for a connection of the pool."""
+
+Driver: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
+"""A plain connection."""
 
 
 class Database:
@@ -133,3 +136,24 @@ async def _translated() -> AsyncIterator[None]:
         if error.connection_invalidated:
             raise UnavailableError("the connection to the catalogue's database was lost, try again") from error
         raise
+
+
+@contextmanager
+def connected(settings: CatalogueSettings, *, autocommit: bool = False) -> Iterator[Driver]:
+    """Give a plain connection for work on the whole catalogue, which may take hours.
+
+    Unless `autocommit`, all is one transaction that commits at the end, or rolls back on any error. When this process
+    dies the server notices within a second, also while it builds an index.
+    """
+    options = "-c timezone=UTC -c jit=off -c statement_timeout=0 -c client_connection_check_interval=1000"
+    try:
+        with psycopg.connect(
+            settings.libpq_url,
+            autocommit=autocommit,
+            connect_timeout=int(POOL_TIMEOUT_S),
+            options=options,
+            application_name="catchment",
+        ) as driver:
+            yield driver
+    except psycopg.OperationalError as error:
+        raise UnavailableError(f"the catalogue's database does not answer: {error}") from error

@@ -223,8 +223,9 @@ class _Building:
             condition, values, is_plain = self._attribute(f"attribute_{at}", item)
             conditions.append(condition)
             self.values |= values
-            if is_plain and item.name in self._indexed:
-                has_it = f"f.attributes ? '{item.name}'"
+            is_short = all(len(str(value).encode()) <= MAX_INDEXED_BYTES for value in item.values)
+            if is_plain and is_short and item.name in self._indexed:
+                has_it = has_short_attribute(item.name, alias="f")
                 self.ways[f"attribute {item.name}"] = Way(
                     source="{file} f", condition=f"{has_it} and {condition.format(t='f')}"
                 )
@@ -325,6 +326,16 @@ _WIDEST_DEG = 30.0
 
 _FEW_RUNS = 1000
 """Runs that are surely few files."""
+
+
+MAX_INDEXED_BYTES = 2000
+"""Longest value in the index on an attribute, longer than any number that a range may hold. Postgres refuses rows whose
+index entry is above some 2,700 bytes: one long text would keep the batches of its facility out of the catalogue."""
+
+
+def has_short_attribute(name: str, *, alias: str = "file") -> str:
+    """Return the condition on files that are in the index on an attribute, whose declared name needs no escaping."""
+    return f"{alias}.attributes ? '{name}' and octet_length({alias}.attributes ->> '{name}') <= {MAX_INDEXED_BYTES}"
 
 
 def _either(parts: Sequence[str]) -> str:

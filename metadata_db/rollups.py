@@ -35,6 +35,9 @@ _UPSERT_ALL = (
     " fingerprint_low = {0}.fingerprint_low + excluded.fingerprint_low"
 )
 _SUMS = "sum(files), sum(bytes), sum(fingerprint_high), sum(fingerprint_low)"
+_ALL_SUMS = "sum({0}files) as files, sum({0}bytes) as bytes" + "".join(
+    f", sum({{0}}{name}) as {name}" for name in ("fingerprint_high", "fingerprint_low")
+)
 
 
 def _moved(source: str, sign: str) -> str:
@@ -71,17 +74,20 @@ _STRATA = """
     ) as found where stratum.id = found.stratum_id
 """
 
+
+def _facet_sums(source: str) -> str:
+    """Return the rows of `facet_month` of a source of sums by stratum and month."""
+    return f"""
+        select each.field, span.month, stratum.facility_id, each.value, {_ALL_SUMS.format("delta.")}
+        from ({source}) as delta join stratum on stratum.id = delta.stratum_id
+        cross join lateral (values {_VALUES}) as each (field, value)
+        cross join lateral (values (delta.month), ({ALL_MONTHS})) as span (month)
+        where each.value is not null group by 1, 2, 3, 4
+    """
+
+
 _FACETS = f"""
-    insert into facet_month
-    select each.field, span.month, stratum.facility_id, each.value, {_SUMS.replace("(", "(delta.")}
-    from (
-        select stratum_id, month, sum(files) as files, sum(bytes) as bytes, sum(fingerprint_high) as fingerprint_high,
-            sum(fingerprint_low) as fingerprint_low
-        from delta group by 1, 2
-    ) as delta join stratum on stratum.id = delta.stratum_id
-    cross join lateral (values {_VALUES}) as each (field, value)
-    cross join lateral (values (delta.month), ({ALL_MONTHS})) as span (month)
-    where each.value is not null group by 1, 2, 3, 4
+    insert into facet_month {_facet_sums(f"select stratum_id, month, {_ALL_SUMS.format('')} from delta group by 1, 2")}
     on conflict (field, month, facility_id, value) do update set {_UPSERT_ALL.format("facet_month")}
 """
 
@@ -109,17 +115,35 @@ async def add_up(execute: Execute, *, facility_id: int, revision: int) -> None:
 
 # --- from nothing -----------------------------------------------------------------------------------------------------
 
-_FILE_SUMS = "count(*), sum(size_bytes), sum(fingerprint_high), sum(fingerprint_low)"
+_FILE_SUMS = (
+    "count(*) as files, sum(size_bytes) as bytes, sum(fingerprint_high) as fingerprint_high,"
+    " sum(fingerprint_low) as fingerprint_low"
+)
 
-COUNT_DAYS = f"select {DAY} as day, stratum_id, {_FILE_SUMS} from file group by 1, 2"
-"""What `stratum_day` has to say, counted from the files."""
 
-COUNT_SKY = f"""
-    select span.day, stratum_id, (hpx >> {CELL_SHIFT})::int as cell, count(*), sum(size_bytes)
-    from file cross join lateral (values ({DAY}), ({ALL_DAYS})) as span (day)
-    where hpx is not null group by 1, 2, 3
-"""
-"""What `sky_day` has to say, counted from the files."""
+def count_strata(within: str = "true") -> str:
+    """Return what `stratum` has to say, counted from the files of a condition."""
+    return f"select stratum_id as id, {_FILE_SUMS} from file where {within} group by 1"
+
+
+def count_days(within: str = "true") -> str:
+    """Return what `stratum_day` has to say, counted from the files of a condition."""
+    return f"select {DAY} as day, stratum_id, {_FILE_SUMS} from file where {within} group by 1, 2"
+
+
+def count_facets(within: str = "true") -> str:
+    """Return what `facet_month` has to say, counted from the files of a condition."""
+    return _facet_sums(f"select stratum_id, {MONTH} as month, {_FILE_SUMS} from file where {within} group by 1, 2")
+
+
+def count_sky(within: str = "true") -> str:
+    """Return what `sky_day` has to say, counted from the files of a condition."""
+    return f"""
+        select span.day, stratum_id, (hpx >> {CELL_SHIFT})::int as cell, count(*) as files, sum(size_bytes) as bytes
+        from file cross join lateral (values ({DAY}), ({ALL_DAYS})) as span (day)
+        where hpx is not null and {within} group by 1, 2, 3
+    """
+
 
 _DAY_MONTH = f"""
     case when day = {NO_DAY} then {NO_MONTH} else (
@@ -127,14 +151,18 @@ _DAY_MONTH = f"""
     )::int end
 """
 
+_MONTHS_OF_DAYS = f"select stratum_id, {_DAY_MONTH} as month, {_ALL_SUMS.format('')} from stratum_day group by 1, 2"
+
 REBUILD: Sequence[str] = (
-    "truncate stratum_day, facet_month, sky_day",
-    f"insert into stratum_day {COUNT_DAYS}",
-    "update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0 where files <> 0",
+    "delete from stratum_day",
+    "delete from facet_month",
+    "delete from sky_day",
+    f"insert into stratum_day {count_days()}",
+    "update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0"
+    " where (files, bytes, fingerprint_high, fingerprint_low) <> (0, 0, 0, 0)",
     _STRATA.replace("from delta", "from stratum_day"),
-    _FACETS.replace("select stratum_id, month,", f"select stratum_id, {_DAY_MONTH} as month,").replace(
-        "from delta", "from stratum_day"
-    ),
-    f"insert into sky_day {COUNT_SKY}",
+    f"insert into facet_month {_facet_sums(_MONTHS_OF_DAYS)}",
+    f"insert into sky_day {count_sky()}",
 )
-"""Counts everything anew; the writers of all facilities must be locked out."""
+"""Counts everything anew; the writers of all facilities must be locked out. Searches go on meanwhile and see what was:
+rows are deleted, for a truncated table is empty to those who began before it was, too."""

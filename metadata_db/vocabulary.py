@@ -197,8 +197,11 @@ class VocabularyStore:
 
 
 _INDEXED = """
-    select substring(pg_get_indexdef(indexrelid, 1, true) from '^attributes -> ''(.+)''::text$') from pg_index
-    where indrelid = 'file'::regclass and indisvalid and pg_get_indexdef(indexrelid, 1, true) like 'attributes -> %'
+    select found.name from pg_index
+    cross join lateral substring(
+        pg_get_indexdef(indexrelid, 1, true) from '^[(]?attributes -> ''(.+)''::text[)]?$'
+    ) as found (name)
+    where indrelid = 'file'::regclass and indisvalid and found.name is not null
 """
 """The catalogue's own word on which attributes are indexed: nothing of ours can disagree with it."""
 

@@ -9,8 +9,9 @@ from migrations.settings import database_url_from_environ
 
 
 def is_ours(name: str | None, kind: str, _parents: object) -> bool:
-    """Leave the tables of the work queue alone: procrastinate keeps its own schema."""
-    return not (kind == "table" and name is not None and name.startswith("procrastinate_"))
+    """Leave the tables of the work queue alone, whose schema procrastinate keeps, and the operators' own indexes."""
+    others = {"table": "procrastinate_", "index": "file_attribute_"}
+    return name is None or kind not in others or not name.startswith(others[kind])
 
 
 def run_online() -> None:

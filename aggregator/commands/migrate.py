@@ -19,7 +19,7 @@ from alembic.util.exc import CommandError
 import migrations
 from aggregator.commands.console import examples
 from aggregator.commands.failures import Failure
-from aggregator.commands.servers import running_servers
+from aggregator.commands.servers import is_external, running_servers
 from aggregator.commands.settings import data_dir_option, load_settings
 from aggregator.settings import Settings
 from aggregator.staging.queue import apply_queue_schema
@@ -109,6 +109,26 @@ def require_newest(settings: Settings) -> None:
             f"the database is at revision {revision or 'none'}, this program needs {newest_revision()}: "
             "run 'catchment migrate'"
         )
+
+
+@contextmanager
+def migrated_database(data_dir: Path | None) -> Iterator[Settings]:
+    """Give the settings of an installation whose database has the newest revision.
+
+    An embedded one is migrated, because commands come before it serves.
+
+    Raises
+    ------
+    Failure
+        A database that the settings name has another revision, or cannot be reached.
+    """
+    asked = load_settings(data_dir=data_dir)
+    with running_servers(asked) as settings:
+        if is_external(asked):
+            require_newest(settings)
+        else:
+            migrate_database(settings)
+        yield settings
 
 
 def newest_revision() -> str | None:

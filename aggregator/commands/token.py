@@ -1,17 +1,15 @@
 """`catchment token`: who may write what."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from aggregator.commands.console import examples, print_table
-from aggregator.commands.migrate import migrate_database, require_newest
-from aggregator.commands.servers import is_external, running_servers
-from aggregator.commands.settings import data_dir_option, load_settings
+from aggregator.commands.migrate import migrated_database
+from aggregator.commands.settings import data_dir_option
 from aggregator.settings import Settings
 from metadata_db.database import Database
 from metadata_db.tokens import Role, TokenStore
@@ -42,7 +40,7 @@ def create(admin: bool, facility: tuple[str, ...], note: str | None, data_dir: P
     if admin == bool(facility):
         raise click.UsageError("give --admin, or at least one --facility")
     role = Role.ADMIN if admin else Role.PUBLISHER
-    with _database(data_dir) as settings:
+    with migrated_database(data_dir) as settings:
         click.echo(asyncio.run(with_tokens(settings, lambda tokens: tokens.create(role, facility, note=note))))
 
 
@@ -50,7 +48,7 @@ def create(admin: bool, facility: tuple[str, ...], note: str | None, data_dir: P
 @data_dir_option
 def list_(data_dir: Path | None) -> None:
     """List all tokens, without their secrets."""
-    with _database(data_dir) as settings:
+    with migrated_database(data_dir) as settings:
         rows = asyncio.run(with_tokens(settings, TokenStore.list_all))
     print_table(
         ("id", "role", "facilities", "made", "revoked", "note"),
@@ -72,7 +70,7 @@ def revoke(token_id: str, data_dir: Path | None) -> None:
 
     ID is what stands between the first and the second '_' of a token, and in `catchment token list`.
     """
-    with _database(data_dir) as settings:
+    with migrated_database(data_dir) as settings:
         asyncio.run(with_tokens(settings, lambda tokens: tokens.revoke(token_id)))
     click.echo(f"token {token_id} is revoked")
 
@@ -84,15 +82,3 @@ async def with_tokens(settings: Settings, action: Callable[[TokenStore], Awaitab
         return await action(TokenStore(database))
     finally:
         await database.close()
-
-
-@contextmanager
-def _database(data_dir: Path | None) -> Iterator[Settings]:
-    """Give settings that name the database; an embedded one is migrated, because tokens are made before it serves."""
-    asked = load_settings(data_dir=data_dir)
-    with running_servers(asked) as settings:
-        if is_external(asked):
-            require_newest(settings)
-        else:
-            migrate_database(settings)
-        yield settings
