@@ -5,6 +5,7 @@ their statements, so that tests compare two independent readings of the same wor
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from msgspec import structs
 from metadata_db.canonical import fingerprint, set_checksum
 from metadata_db.query import Alert, AttributeFilter, Coincidence, Cone, EnergyRange, Interval, SearchQuery
 from metadata_db.records import FileRecord, Removal
+from metadata_db.sky import ORDER, find_cells
 
 # --- the catalogue's life -------------------------------------------------------------------------------------------
 
@@ -323,3 +325,32 @@ def evaluate_order(found: Iterable[Version], name: str, *, descending: bool) -> 
         return value is None, 0 if value is None else value, version.number
 
     return [version.number for version in sorted(found, key=place, reverse=descending)]
+
+
+def evaluate_timeline(
+    found: Sequence[Version], asked: Interval | None, begin_of: Callable[[datetime], datetime]
+) -> tuple[dict[datetime, tuple[int, int]], int]:
+    """Return begin of bin → (files, bytes), and how many files have no time.
+
+    Parameters
+    ----------
+    begin_of
+        Begin of the bin that holds a moment.
+    """
+    bins: dict[datetime, tuple[int, int]] = {}
+    for version in found:
+        begin = version.record.time_begin
+        if begin is None:
+            continue
+        if asked is not None and asked.begin is not None:
+            begin = max(begin, asked.begin)
+        files, size = bins.get(begin_of(begin), (0, 0))
+        bins[begin_of(begin)] = (files + 1, size + version.record.size_bytes)
+    return bins, sum(version.record.time_begin is None for version in found)
+
+
+def evaluate_sky(found: Sequence[Version], order: int) -> tuple[dict[int, int], int]:
+    """Return cell → files, and how many files have no position."""
+    cells = find_cells([_place(version) for version in found])
+    known = Counter(cell >> 2 * (ORDER - order) for cell in cells if cell is not None)
+    return dict(known), cells.count(None)
