@@ -24,6 +24,8 @@ from metadata_db.catalogue import FacetValue, Page, Summary
 from metadata_db.errors import NotFoundError, QueryIdCollisionError
 from metadata_db.query import SearchQuery
 from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.sky import SkyMap
+from metadata_db.timeline import Histogram, WantedBins
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,12 @@ class CatalogueReader(Protocol):
     async def facets(
         self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool = ...
     ) -> dict[FacetField, list[FacetValue]]: ...
+
+    async def timeline(
+        self, asked: SearchQuery, revisions: Revisions, wanted: WantedBins, *, exact: bool = ...
+    ) -> Histogram: ...
+
+    async def sky(self, asked: SearchQuery, revisions: Revisions, order: int, *, exact: bool = ...) -> SkyMap: ...
 
 
 class ExportDesk(Protocol):
@@ -258,6 +266,36 @@ class CoreController:
                 ),
             )
         return found
+
+    async def timeline(self, answer: Answer, wanted: WantedBins) -> Histogram:
+        """Count the files of an answer by bins of time.
+
+        Raises
+        ------
+        BadInputError
+            There would be too many bins.
+        """
+        return await self._find_or_look_up(
+            answer,
+            f"timeline:{wanted}",
+            Histogram,
+            lambda: self.catalogue.timeline(answer.query, answer.revisions, wanted, exact=False),
+        )
+
+    async def sky(self, answer: Answer, order: int) -> SkyMap:
+        """Count the files of an answer by cells of the sky."""
+        return await self._find_or_look_up(
+            answer,
+            f"sky:{order}",
+            SkyMap,
+            lambda: self.catalogue.sky(answer.query, answer.revisions, order, exact=False),
+        )
+
+    async def _find_or_look_up(
+        self, answer: Answer, part: str, kind: type[T], look_up: Callable[[], Awaitable[T]]
+    ) -> T:
+        found = await self._find_in_cache(answer, part, kind)
+        return await self._look_up(answer, part, look_up) if found is None else found
 
     # --- step 5: full response -----------------------------------------------------------------------------------
 

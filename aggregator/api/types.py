@@ -7,13 +7,16 @@ import strawberry
 
 from aggregator.api.context import Info
 from aggregator.api.inputs import FileOrder, to_order
-from aggregator.api.scalars import BigInt, JsonObject
+from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
 from aggregator.controller import QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
 from metadata_db.catalogue import FoundFile
 from metadata_db.errors import BadInputError
 from metadata_db.search import FacetField
+from metadata_db.sky import MAX_MAP_ORDER
+from metadata_db.tables import SKY_ORDER
+from metadata_db.timeline import TimeBin, parse_bins
 from metadata_db.vocabulary import Vocabulary
 
 MAX_PAGE = 1000
@@ -490,6 +493,46 @@ class SearchResult:
             )
             for field in fields
         ]
+
+    @strawberry.field(
+        description="Files, and their bytes, by when they begin; what began before the asked interval counts in the "
+        "first bin. Bins of the calendar, of a width, or so many as wanted: one of the three, else 100. At most 10000. "
+        "Bins of whole days are exact if time and words alone decide; others are of a sample when files are many."
+    )
+    async def timeline(
+        self,
+        info: Info,
+        bin: Annotated[TimeBin | None, strawberry.argument(description="Bins of the calendar.")] = None,
+        bin_s: Annotated[
+            float | None,
+            strawberry.argument(
+                description="Width of a bin, seconds, at least 1; bins begin at the asked begin, else at 1970-01-01."
+            ),
+        ] = None,
+        bins: Annotated[
+            int | None,
+            strawberry.argument(description="At most so many bins, 1 to 2000, of the finest usual width that fits."),
+        ] = None,
+    ) -> Histogram:
+        """Return the time line."""
+        wanted = parse_bins(bin, bin_s, bins)
+        return Histogram(await info.context.controller.timeline(self.response.answer, wanted))
+
+    @strawberry.field(
+        description="Files by the HEALPix cell of their position. Beyond order 6, or with filters on more than time "
+        "and words, it is of a sample when files are many."
+    )
+    async def sky(
+        self,
+        info: Info,
+        order: Annotated[
+            int, strawberry.argument(description="HEALPix order of the cells, 0 (12 cells) to 10 (3.4 arcminutes).")
+        ] = SKY_ORDER,
+    ) -> SkyMap:
+        """Return the sky map."""
+        if not 0 <= order <= MAX_MAP_ORDER:
+            raise BadInputError("sky.order", order, f"a number from 0 to {MAX_MAP_ORDER}")
+        return SkyMap(await info.context.controller.sky(self.response.answer, order))
 
     @strawberry.field(description="The full response, when it was asked for or started by itself.")
     def export(self) -> ExportType | None:
