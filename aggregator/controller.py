@@ -19,6 +19,7 @@ import msgspec
 
 from aggregator.cache import CacheManager, Progress
 from aggregator.staging.ledger import Export
+from metadata_db.availability import Availability
 from metadata_db.canonical import canonical_json, canonical_sha256
 from metadata_db.catalogue import FacetValue, Page, Summary
 from metadata_db.errors import NotFoundError, QueryIdCollisionError
@@ -68,6 +69,8 @@ class CatalogueReader(Protocol):
     ) -> Histogram: ...
 
     async def sky(self, asked: SearchQuery, revisions: Revisions, order: int, *, exact: bool = ...) -> SkyMap: ...
+
+    async def availability(self, asked: SearchQuery, revisions: Revisions) -> list[Availability]: ...
 
 
 class ExportDesk(Protocol):
@@ -289,6 +292,23 @@ class CoreController:
             f"sky:{order}",
             SkyMap,
             lambda: self.catalogue.sky(answer.query, answer.revisions, order, exact=False),
+        )
+
+    async def availability(self, asked: SearchQuery) -> list[Availability]:
+        """Tell when there are files of a question, for each facility, detector and channel.
+
+        Raises
+        ------
+        BadInputError
+            It names something that is not in the catalogue.
+        """
+        await self._register(asked)
+        answer = Answer(query=asked, revisions=await self._present_revisions(asked))
+        return await self._find_or_look_up(
+            answer,
+            "availability",
+            list[Availability],
+            lambda: self.catalogue.availability(asked, answer.revisions),
         )
 
     async def _find_or_look_up(

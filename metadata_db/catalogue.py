@@ -15,6 +15,13 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from metadata_db.alerts import AlertStore
+from metadata_db.availability import (
+    MAX_EXACT,
+    Availability,
+    coverage_by_day,
+    coverage_by_file,
+    make_availabilities,
+)
 from metadata_db.canonical import canonical_sha256, set_checksum
 from metadata_db.counting import EVERYTHING, Statement
 from metadata_db.database import Database
@@ -343,6 +350,28 @@ class Catalogue:
         async def look_up(view: _View) -> SkyMap:
             rows, weight = await self._spread(view, SkyDistribution(order=order), exact=exact)
             return make_sky_map(order, *rows[0], weight=weight or 1, is_estimate=weight is not None)
+
+        return await self._as_of(asked, revisions, look_up)
+
+    async def availability(
+        self, asked: SearchQuery, revisions: Revisions, *, exact_up_to: int = MAX_EXACT
+    ) -> list[Availability]:
+        """Tell when there are files of a question, for each facility, detector and channel, as of `revisions`.
+
+        Parameters
+        ----------
+        exact_up_to
+            Of more files only days are looked at, unless a filter can only be decided by looking at them.
+        """
+
+        async def look_up(view: _View) -> list[Availability]:
+            choice = await self._choose(view, looks_at_files=True)
+            is_estimate = not view.filters.particular and choice.bound > exact_up_to
+            if is_estimate:
+                statement = coverage_by_day(view.filters, is_past=view.is_past)
+            else:
+                statement = coverage_by_file(view.filters, choice, is_past=view.is_past)
+            return make_availabilities(await self._read(view, statement), view.vocabulary, is_estimate=is_estimate)
 
         return await self._as_of(asked, revisions, look_up)
 

@@ -11,6 +11,7 @@ from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
 from aggregator.controller import QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
+from metadata_db.availability import MAX_GAPS, Availability
 from metadata_db.catalogue import FoundFile
 from metadata_db.errors import BadInputError
 from metadata_db.search import FacetField
@@ -321,6 +322,75 @@ class FacilityRevision:
 
     facility: str = _field("Name of the facility.")
     revision: BigInt = _field("Its revision.")
+
+
+# --- availability -----------------------------------------------------------------------------------------------------
+
+
+@strawberry.type(description="A time without files.")
+class Gap:
+    """Gap."""
+
+    begin: datetime = _field("Its begin, UTC.")
+    end: datetime = _field("Its end, UTC, excluded.")
+    length_s: float = _field("Its length, seconds.")
+
+
+@strawberry.type(
+    name="Availability",
+    description="The files of one facility, detector and channel, and the time they cover. A file without an end, or "
+    "without a length, covers a microsecond; one without a time counts in `files` and `totalBytes` only.",
+)
+class AvailabilityType:
+    """Availability."""
+
+    found: strawberry.Private[Availability]
+
+    facility: str = _field("Name of the facility.")
+    detector: str | None = _field("Name of the detector; null for files without one.")
+    channel: str | None = _field("Name of the data channel; null for files without one.")
+    files: BigInt = _field("Number of files.")
+    total_bytes: BigInt = _field("Their size, bytes.")
+    time_begin: datetime | None = _field("Begin of the first file, UTC.")
+    time_end: datetime | None = _field("End of the last file, UTC, excluded.")
+    live_s: float = _field("Time that the files cover within the asked interval, seconds; what overlaps counts once.")
+    is_estimate: bool = _field("Whether days were looked at instead of files, because those are many.")
+    resolution_s: float = _field(
+        "How finely times are told, seconds: 0.000001, or 86400 of an estimate, where a file covers the whole day on "
+        "which it begins."
+    )
+
+    @classmethod
+    def of(cls, found: Availability) -> Self:
+        """Return the type of what the catalogue found."""
+        return cls(
+            found=found,
+            facility=found.facility,
+            detector=found.detector,
+            channel=found.channel,
+            files=BigInt(found.files),
+            total_bytes=BigInt(found.bytes),
+            time_begin=found.time_begin,
+            time_end=found.time_end,
+            live_s=found.live_s,
+            is_estimate=found.is_estimate,
+            resolution_s=found.resolution_s,
+        )
+
+    @strawberry.field(
+        description="Times that no file covers, the longest first: between files, and from or up to the asked begin "
+        "and end."
+    )
+    def gaps(
+        self,
+        longest: Annotated[int, strawberry.argument(description=f"At most so many, 1 to {MAX_GAPS}.")] = 20,
+        at_least_s: Annotated[float, strawberry.argument(description="Least length, seconds.")] = 3600.0,
+    ) -> list[Gap]:
+        """Return the longest gaps."""
+        if not 1 <= longest <= MAX_GAPS:
+            raise BadInputError("gaps.longest", longest, f"a number from 1 to {MAX_GAPS}")
+        found = [gap for gap in self.found.gaps[:longest] if gap.length_s >= at_least_s]
+        return [Gap(begin=gap.begin, end=gap.end, length_s=gap.length_s) for gap in found]
 
 
 # --- exports ----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from metadata_db.timeline import TimeBin, parse_bins
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.evaluation import (
     History,
+    evaluate_availability,
     evaluate_facet,
     evaluate_order,
     evaluate_sky,
@@ -547,6 +548,35 @@ async def test_every_sky_map_counts_what_plain_python_counts(
         expected = evaluate_sky(history.find(asked, revisions), order)
         assert (dict(zip(cells, counts, strict=True)), told.no_position) == expected, asked.canonical
         assert (told.order, told.is_estimate) == (order, False)
+
+
+@examples(8)
+@given(batches, questions(), moments())
+@pytest.mark.anyio
+async def test_every_availability_is_what_plain_python_says(
+    world: World, batches: list[Batch], questions: list[SearchQuery], back: Mapping[str, int]
+) -> None:
+    history = await world.fill(batches)
+    revisions = history.back(back)
+    for asked in questions:
+        found = history.find(asked, revisions)
+        for exact_up_to in (100, -1):
+            rows = await world.catalogue.availability(asked, revisions, exact_up_to=exact_up_to)
+            is_estimate = bool(rows) and rows[0].is_estimate
+            told = {
+                (row.facility, row.detector, row.channel): (
+                    row.files,
+                    row.bytes,
+                    row.time_begin,
+                    row.time_end,
+                    pytest.approx(row.live_s, abs=1e-3),
+                    [(gap.begin, gap.end) for gap in row.gaps],
+                )
+                for row in rows
+            }
+            assert told == evaluate_availability(found, asked.time, by_day=is_estimate), asked.canonical
+            assert len(told) == len(rows)
+            assert is_estimate in (False, exact_up_to < 0)
 
 
 @examples(8)
