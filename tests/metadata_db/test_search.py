@@ -686,6 +686,16 @@ async def test_an_undeclared_attribute_is_no_way_into_the_statement(world: World
         assert (await world.catalogue.summary(asked, revisions)).count == 0, name
 
 
+@pytest.mark.anyio
+async def test_longer_files_of_a_coincidence_s_other_facility_are_no_hindrance(world: World) -> None:
+    other = file_record("b", facility="borealis", storage="borealis-disk", time_begin=NOON)
+    long = file_record("a", time_begin=NOON, time_end=NOON + timedelta(hours=3))
+    revisions = (await world.fill([[long, other]])).revisions
+    coincidence = parse_coincidence("c", within_s=0, files=SearchQuery(facility=("aurora",)))
+    asked = SearchQuery(facility=("borealis",), coincidence=coincidence)
+    assert (await world.catalogue.summary(asked, revisions)).count == 1
+
+
 ASKED = SearchQuery().query_id
 
 # --- cursors --------------------------------------------------------------------------------------------------------
