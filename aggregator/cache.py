@@ -7,7 +7,7 @@ fails is a miss, a write that fails is logged, and the service answers from Post
 key                            what
 =============================  =================================================================================
 ``query:<id>``                 hash, one field per filter that was set, and the SHA-256 of the canonical form
-``answer:<id>:<revs>``         hash, one field per part of the answer (summary, page, facets), as JSON
+``answer:<id>:<revs>``         hash, one field per part of the answer (summary, page, time line …), as JSON
 ``progress:<export id>``       hash: files and bytes done, files failed
 =============================  =================================================================================
 """

@@ -19,11 +19,14 @@ import msgspec
 
 from aggregator.cache import CacheManager, Progress
 from aggregator.staging.ledger import Export
+from metadata_db.availability import Availability
 from metadata_db.canonical import canonical_json, canonical_sha256
 from metadata_db.catalogue import FacetValue, Page, Summary
 from metadata_db.errors import NotFoundError, QueryIdCollisionError
 from metadata_db.query import SearchQuery
 from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.sky import SkyMap
+from metadata_db.timeline import Histogram, WantedBins
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,14 @@ class CatalogueReader(Protocol):
     async def facets(
         self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool = ...
     ) -> dict[FacetField, list[FacetValue]]: ...
+
+    async def timeline(
+        self, asked: SearchQuery, revisions: Revisions, wanted: WantedBins, *, exact: bool = ...
+    ) -> Histogram: ...
+
+    async def sky(self, asked: SearchQuery, revisions: Revisions, order: int, *, exact: bool = ...) -> SkyMap: ...
+
+    async def availability(self, asked: SearchQuery, revisions: Revisions) -> list[Availability]: ...
 
 
 class ExportDesk(Protocol):
@@ -258,6 +269,53 @@ class CoreController:
                 ),
             )
         return found
+
+    async def timeline(self, answer: Answer, wanted: WantedBins) -> Histogram:
+        """Count the files of an answer by bins of time.
+
+        Raises
+        ------
+        BadInputError
+            There would be too many bins.
+        """
+        return await self._find_or_look_up(
+            answer,
+            f"timeline:{wanted}",
+            Histogram,
+            lambda: self.catalogue.timeline(answer.query, answer.revisions, wanted, exact=False),
+        )
+
+    async def sky(self, answer: Answer, order: int) -> SkyMap:
+        """Count the files of an answer by cells of the sky."""
+        return await self._find_or_look_up(
+            answer,
+            f"sky:{order}",
+            SkyMap,
+            lambda: self.catalogue.sky(answer.query, answer.revisions, order, exact=False),
+        )
+
+    async def availability(self, asked: SearchQuery) -> list[Availability]:
+        """Tell when there are files of a question, for each facility, detector and channel.
+
+        Raises
+        ------
+        BadInputError
+            It names something that is not in the catalogue.
+        """
+        await self._register(asked)
+        answer = Answer(query=asked, revisions=await self._present_revisions(asked))
+        return await self._find_or_look_up(
+            answer,
+            "availability",
+            list[Availability],
+            lambda: self.catalogue.availability(asked, answer.revisions),
+        )
+
+    async def _find_or_look_up(
+        self, answer: Answer, part: str, kind: type[T], look_up: Callable[[], Awaitable[T]]
+    ) -> T:
+        found = await self._find_in_cache(answer, part, kind)
+        return await self._look_up(answer, part, look_up) if found is None else found
 
     # --- step 5: full response -----------------------------------------------------------------------------------
 

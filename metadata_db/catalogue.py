@@ -15,9 +15,24 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from metadata_db.alerts import AlertStore
+from metadata_db.availability import (
+    MAX_EXACT,
+    Availability,
+    coverage_by_day,
+    coverage_by_file,
+    make_availabilities,
+)
 from metadata_db.canonical import canonical_sha256, set_checksum
 from metadata_db.counting import EVERYTHING, Statement
 from metadata_db.database import Database
+from metadata_db.distribution import (
+    Distribution,
+    SkyDistribution,
+    TimeDistribution,
+    spread_ahead,
+    spread_found,
+    spread_sampled,
+)
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
 from metadata_db.filters import NAMED, Filters, build_filters
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
@@ -33,7 +48,9 @@ from metadata_db.planning import (
 from metadata_db.query import Alert, Coincidence, SearchQuery, check_positions
 from metadata_db.records import Relation
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
+from metadata_db.sky import SkyMap, make_sky_map
 from metadata_db.tables import query
+from metadata_db.timeline import DAYS, MAX_BINS, SECONDS, Binning, Histogram, WantedBins, make_histogram
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
 T = TypeVar("T")
@@ -287,6 +304,89 @@ class Catalogue:
 
         return await self._as_of(asked, revisions, look_up)
 
+    # --- distributions -------------------------------------------------------------------------------------------
+
+    async def timeline(
+        self, asked: SearchQuery, revisions: Revisions, wanted: WantedBins, *, exact: bool = True
+    ) -> Histogram:
+        """Count the files of a question, and their bytes, by bins of their begin, as of `revisions`.
+
+        Without an asked begin the first bin is the first that has files; so is the last one without an asked end.
+
+        Raises
+        ------
+        BadInputError
+            There would be too many bins.
+        """
+
+        async def look_up(view: _View) -> Histogram:
+            bins = wanted.fixed(asked.time) or await self._fit_bins(view, wanted, exact=exact)
+            if asked.time is not None and None not in (asked.time.begin, asked.time.end):
+                wanted.range(bins, asked.time, None, None)
+            rows, weight = await self._spread(view, TimeDistribution(binning=bins, limit=MAX_BINS + 2), exact=exact)
+            first, last = rows[0][3:] if rows else (None, None)
+            numbers = wanted.range(bins, asked.time, first, last)
+            return make_histogram(bins, numbers, rows, weight=weight or 1, is_estimate=weight is not None)
+
+        return await self._as_of(asked, revisions, look_up)
+
+    async def _fit_bins(self, view: "_View", wanted: WantedBins, *, exact: bool) -> Binning:
+        """Return the bins for an interval with an open end, which depend on where the files are."""
+        is_small = (await self._choose(view, looks_at_files=True)).bound <= MAX_LOOKED_AT
+        coarse = SECONDS if view.filters.particular or is_small else DAYS
+        rows, _ = await self._spread(view, TimeDistribution(binning=coarse, limit=1), exact=exact)
+        first, last = rows[0][3:] if rows else (None, None)
+        interval = view.filters.interval
+        if first is None or last is None:
+            return DAYS
+        begin, end = coarse.begin(first), coarse.begin(last + 1) - datetime.resolution
+        if interval is not None:
+            begin, end = interval.begin or begin, end if interval.end is None else interval.end - datetime.resolution
+        return wanted.fitting(begin, end, interval)
+
+    async def sky(self, asked: SearchQuery, revisions: Revisions, order: int, *, exact: bool = True) -> SkyMap:
+        """Count the files of a question by HEALPix cells of an order, nested, as of `revisions`."""
+
+        async def look_up(view: _View) -> SkyMap:
+            rows, weight = await self._spread(view, SkyDistribution(order=order), exact=exact)
+            return make_sky_map(order, *rows[0], weight=weight or 1, is_estimate=weight is not None)
+
+        return await self._as_of(asked, revisions, look_up)
+
+    async def availability(
+        self, asked: SearchQuery, revisions: Revisions, *, exact_up_to: int = MAX_EXACT
+    ) -> list[Availability]:
+        """Tell when there are files of a question, for each facility, detector and channel, as of `revisions`.
+
+        Parameters
+        ----------
+        exact_up_to
+            Of more files only days are looked at, unless a filter can only be decided by looking at them.
+        """
+
+        async def look_up(view: _View) -> list[Availability]:
+            choice = await self._choose(view, looks_at_files=True)
+            is_estimate = not view.filters.particular and choice.bound > exact_up_to
+            if is_estimate:
+                statement = coverage_by_day(view.filters, is_past=view.is_past)
+            else:
+                statement = coverage_by_file(view.filters, choice, is_past=view.is_past)
+            return make_availabilities(await self._read(view, statement), view.vocabulary, is_estimate=is_estimate)
+
+        return await self._as_of(asked, revisions, look_up)
+
+    async def _spread(
+        self, view: "_View", kind: Distribution, *, exact: bool
+    ) -> tuple[list[tuple[Any, ...]], float | None]:
+        """Return the rows of a distribution; of a sample, also how many files each file stands for."""
+        if kind.is_ahead and not view.filters.particular:
+            return await self._read(view, spread_ahead(kind, view.filters, is_past=view.is_past)), None
+        choice = await self._choose(view, looks_at_files=True)
+        if exact or choice.bound <= MAX_LOOKED_AT:
+            return await self._read(view, spread_found(kind, view.filters, choice, is_past=view.is_past)), None
+        statement, weight = spread_sampled(kind, view.filters, choice)
+        return await self._read(view, statement, is_sample=True), weight
+
     # --- how a look-up is done -----------------------------------------------------------------------------------
 
     async def _as_of(self, asked: SearchQuery, revisions: Revisions, look_up: "Callable[[_View], Awaitable[T]]") -> T:
@@ -333,10 +433,10 @@ class Catalogue:
             raise _MovedOnError
         return [row[3:] for row in rows if row[2]]
 
-    async def _choose(self, view: "_View") -> Choice:
+    async def _choose(self, view: "_View", *, looks_at_files: bool = False) -> Choice:
         """Decide how the files of a question are found; what was decided is remembered for a while."""
         filters = view.filters
-        if not filters.particular:
+        if not (filters.particular or looks_at_files):
             return Choice(way=None, bound=0, in_time=0)
         for way in filters.ways.values():
             if way.is_few:

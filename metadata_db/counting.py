@@ -96,21 +96,29 @@ SUMS = ("files", "bytes", "high", "low")
 # --- sources: sums of strata ------------------------------------------------------------------------------------------
 
 
-def _rows(source: str, conditions: Sequence[str], *, sign: str = "", alias: str = "f") -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What a source tells of files ``f``: the columns that they are counted by, and what is summed with the count."""
+
+    keys: tuple[str, ...] = ("f.stratum_id",)
+    sums: tuple[str, ...] = ("f.size_bytes", "f.fingerprint_high", "f.fingerprint_low")
+
+
+STRATA = Shape()
+"""Sums of strata, as a tally needs them."""
+
+
+def _rows(source: str, conditions: Sequence[str], *, shape: Shape, sign: str = "") -> str:
     """Source of single files."""
-    sums = f"{sign}1::int8, {sign}{alias}.size_bytes, {sign}{alias}.fingerprint_high::numeric,"
-    return (
-        f"select {alias}.stratum_id, {sums} {sign}{alias}.fingerprint_low::numeric"
-        f" from {source} where {together(conditions)}"
-    )
+    sums = [f"{sign}1::int8", *(f"{sign}({column})::numeric" for column in shape.sums)]
+    return f"select {', '.join((*shape.keys, *sums))} from {source} where {together(conditions)}"
 
 
-def _summed_rows(source: str, conditions: Sequence[str]) -> str:
-    """Source of many files: summed by stratum where they are found, as whole numbers."""
-    return (
-        "select f.stratum_id, count(*), sum(f.size_bytes), sum(f.fingerprint_high), sum(f.fingerprint_low)"
-        f" from {source} where {together(conditions)} group by 1"
-    )
+def _summed_rows(source: str, conditions: Sequence[str], *, shape: Shape) -> str:
+    """Source of many files: summed where they are found, as whole numbers."""
+    sums = ["count(*)", *(f"sum({column})" for column in shape.sums)]
+    grouped = ", ".join(str(at + 1) for at in range(len(shape.keys)))
+    return f"select {', '.join((*shape.keys, *sums))} from {source} where {together(conditions)} group by {grouped}"
 
 
 def whole_lives() -> str:
@@ -130,7 +138,7 @@ def whole_days(*, first: str = "%(first_day)s", over: str = "%(over_day)s") -> s
     )
 
 
-def edges(filters: Filters, span: Span, extra: Sequence[str] = ()) -> list[str]:
+def edges(filters: Filters, span: Span, extra: Sequence[str] = (), *, shape: Shape = STRATA) -> list[str]:
     """Return sources of the files in an interval that do not begin on one of its whole days.
 
     Those of the days that the interval cuts; those that began before it and are not over yet; and of these, the long
@@ -139,7 +147,8 @@ def edges(filters: Filters, span: Span, extra: Sequence[str] = ()) -> list[str]:
     interval = filters.interval
     if interval is None:
         return []
-    return [_summed_rows("file f", [*conditions, *extra]) for conditions in _edge_conditions(filters, interval, span)]
+    found = _edge_conditions(filters, interval, span)
+    return [_summed_rows("file f", [*conditions, *extra], shape=shape) for conditions in found]
 
 
 def _edge_conditions(filters: Filters, interval: Interval, span: Span) -> list[list[str]]:
@@ -178,7 +187,7 @@ def in_time(filters: Filters, alias: str = "f") -> list[list[str]]:
     return [recent, [ours, *_long_conditions(alias)]]
 
 
-def since(filters: Filters, extra: Sequence[str] = ()) -> list[str]:
+def since(filters: Filters, extra: Sequence[str] = (), *, shape: Shape = STRATA) -> list[str]:
     """Return sources that turn back what came and went after the moment of ``at_facilities``, ``at_revisions``."""
     moment = "unnest(%(at_facilities)s::int2[], %(at_revisions)s::int8[]) as at (facility_id, revision)"
     conditions = [*in_interval(filters), *extra]
@@ -191,12 +200,12 @@ def since(filters: Filters, extra: Sequence[str] = ()) -> list[str]:
 
     came = after("file", "found.added_in > at.revision")
     went = after("file_history", "found.removed_in > at.revision and found.added_in <= at.revision")
-    return [_rows(came, conditions, sign="-"), _rows(went, conditions)]
+    return [_rows(came, conditions, shape=shape, sign="-"), _rows(went, conditions, shape=shape)]
 
 
-def went_since(filters: Filters, extra: Sequence[str]) -> str:
+def went_since(filters: Filters, extra: Sequence[str], *, shape: Shape = STRATA) -> str:
     """Source of the files that lived at the moment and are no more."""
-    return since(filters, extra)[1]
+    return since(filters, extra, shape=shape)[1]
 
 
 # --- tallies ----------------------------------------------------------------------------------------------------------
@@ -279,22 +288,22 @@ def whole_life_months() -> dict[str, Any]:
 # --- files, found by one way ------------------------------------------------------------------------------------------
 
 
-def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), has_counted: bool) -> str:
+def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), has_counted: bool, shape: Shape = STRATA) -> str:
     """Source of the files that lie on a way and match: an index range, and everything else tested file by file."""
     conditions = [*in_interval(filters), *(text.format(t="f") for text in filters.particular.values()), *life]
     if has_counted:
         conditions += [text.format(t="f") for text in filters.counted.values()]
     fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
-    return _summed_rows(fenced, ["f.facility_id = any(%(facilities)s)", *conditions])
+    return _summed_rows(fenced, ["f.facility_id = any(%(facilities)s)", *conditions], shape=shape)
 
 
-def found_in_time(filters: Filters, *, life: Sequence[str] = ()) -> list[str]:
+def found_in_time(filters: Filters, *, life: Sequence[str] = (), shape: Shape = STRATA) -> list[str]:
     """Return sources of the files that match, by looking at all of the facilities in the interval."""
     conditions = [text.format(t="f") for text in filters.particular.values()]
-    return [_summed_rows("file f", [*part, *conditions, *life]) for part in in_time(filters)]
+    return [_summed_rows("file f", [*part, *conditions, *life], shape=shape) for part in in_time(filters)]
 
 
-def found_in_sample(filters: Filters, slots: Sequence[int]) -> str:
+def found_in_sample(filters: Filters, slots: Sequence[int], *, shape: Shape = STRATA) -> str:
     """Source of the files of the sample that match; each stands for many."""
     in_sample = IN_SAMPLE.replace("fingerprint_low", "f.fingerprint_low")
     slot = SAMPLE_SLOT.replace("fingerprint_low", "f.fingerprint_low")
@@ -305,4 +314,4 @@ def found_in_sample(filters: Filters, slots: Sequence[int]) -> str:
         *in_interval(filters),
         *(text.format(t="f") for text in filters.particular.values()),
     ]
-    return _summed_rows("file f", conditions)
+    return _summed_rows("file f", conditions, shape=shape)

@@ -135,7 +135,7 @@ def build_filters(
     interval = asked.time
     if interval is not None:
         building.values |= {"time_begin": interval.begin, "time_end": interval.end}
-    lookback = max((vocabulary.longest[number] for number in numbers), default=timedelta())
+    lookback = max((vocabulary.longest[number] for number in touched), default=timedelta())
     return Filters(
         facilities=numbers,
         has_all_facilities=len(numbers) == len(vocabulary.facility.names),

@@ -14,6 +14,8 @@ from metadata_db.counting import (
     EVERYTHING,
     SAMPLE_SHARE,
     SAMPLE_SLOTS,
+    STRATA,
+    Shape,
     Span,
     Statement,
     edges,
@@ -131,9 +133,7 @@ def _slots(n_files: int, wanted: int) -> list[int]:
 def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> Statement:
     """Return the tally of a question that strata and time alone decide: the roll-ups, and the edges of the interval."""
     span = Span.of(filters.interval)
-    values = filters.values | {"first_day": span.first_day, "over_day": span.over_day}
-    if span.has_days:
-        values |= {name: EPOCH + day * DAY for name, day in _moments(span)}
+    values = filters.values | span_values(span)
     turned_back = since(filters) if is_past else []
     narrowed_by = next(iter(filters.counted)) if list(fields) == [EVERYTHING] and len(filters.counted) == 1 else None
     is_ready = narrowed_by is not None or all(set(filters.counted) <= {name} for name in fields)
@@ -147,12 +147,7 @@ def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> St
     if not (is_ready and first_month < over_month):
         days = [whole_days()] if span.has_days else []
         return Statement(text=tally([*days, *sources], filters, fields), values=values)
-    values |= {
-        "first_month": first_month,
-        "over_month": over_month,
-        "first_of_months": first_day_of(first_month),
-        "over_of_months": first_day_of(over_month),
-    }
+    values |= month_values(first_month, over_month)
     if span.first_day < values["first_of_months"]:
         sources.append(whole_days(over="%(first_of_months)s"))
     if values["over_of_months"] < span.over_day:
@@ -161,28 +156,52 @@ def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> St
     return Statement(text=tally(sources, filters, fields, ready=ready), values=values)
 
 
-def _moments(span: Span) -> list[tuple[str, int]]:
-    return [
-        (name, day)
-        for name, day in (("first_moment", span.first_day), ("over_moment", span.over_day))
-        if -(10**6) < day < 3 * 10**6
-    ]
+def span_values(span: Span) -> dict[str, Any]:
+    """Return the values of the parameters that cut an interval at its days."""
+    values: dict[str, Any] = {"first_day": span.first_day, "over_day": span.over_day}
+    if span.has_days:
+        cuts = (("first_moment", span.first_day), ("over_moment", span.over_day))
+        values |= {name: EPOCH + day * DAY for name, day in cuts if -(10**6) < day < 3 * 10**6}
+    return values
+
+
+def month_values(first_month: int, over_month: int) -> dict[str, Any]:
+    """Return the values of the parameters that cut days at whole months."""
+    return {
+        "first_month": first_month,
+        "over_month": over_month,
+        "first_of_months": first_day_of(first_month),
+        "over_of_months": first_day_of(over_month),
+    }
 
 
 def tally_found(filters: Filters, fields: Sequence[str], choice: Choice, *, is_past: bool) -> Statement:
     """Return the tally of a question that looks at more than strata: of the files that `choice` finds."""
+    sources = found(filters, choice, is_past=is_past)
+    return Statement(text=tally(sources, filters, fields), values=filters.values)
+
+
+def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STRATA) -> list[str]:
+    """Return sources of the files that `choice` finds; the conditions on strata are still to be applied."""
     life = [LIVED] if is_past else []
     if choice.way is None:
-        sources = found_in_time(filters, life=life)
+        sources = found_in_time(filters, life=life, shape=shape)
     else:
-        sources = [found_by(choice.way, filters, life=life, has_counted=False)]
+        sources = [found_by(choice.way, filters, life=life, has_counted=False, shape=shape)]
     if is_past:
-        sources.append(went_since(filters, [text.format(t="f") for text in filters.particular.values()]))
-    return Statement(text=tally(sources, filters, fields), values=filters.values)
+        particular = [text.format(t="f") for text in filters.particular.values()]
+        sources.append(went_since(filters, particular, shape=shape))
+    return sources
 
 
 def tally_sampled(filters: Filters, fields: Sequence[str], choice: Choice) -> tuple[Statement, float]:
     """Return the tally of a sample, and how many files each of it stands for."""
-    slots = _slots(choice.in_time, SAMPLED)
+    slots, weight = sample(choice)
     text = tally([found_in_sample(filters, slots)], filters, fields)
-    return Statement(text=text, values=filters.values | {"slots": slots}), SAMPLE_SHARE * SAMPLE_SLOTS / len(slots)
+    return Statement(text=text, values=filters.values | {"slots": slots}), weight
+
+
+def sample(choice: Choice) -> tuple[list[int], float]:
+    """Return the slots of a sample large enough, and how many files each of it stands for."""
+    slots = _slots(choice.in_time, SAMPLED)
+    return slots, SAMPLE_SHARE * SAMPLE_SLOTS / len(slots)

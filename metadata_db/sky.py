@@ -7,6 +7,7 @@ that is only paid where positions are.
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from metadata_db.query import Cone
@@ -60,3 +61,38 @@ def _fitting_order(radius_deg: float) -> int:
     while cell_deg * 16 > radius_deg and order < MAX_RANGES_ORDER:
         order, cell_deg = order + 1, cell_deg / 2
     return order
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+MAX_MAP_ORDER = 10
+"""Finest order of the cells that files are counted by: 3.4 arcminutes."""
+
+
+class SkyMap(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How many files have their position in each cell that has any."""
+
+    order: int
+    scheme: str = "nested"
+    frame: str = "ICRS"
+    cells: bytes
+    """Numbers of cells, ascending, little-endian uint32."""
+    counts: bytes
+    """Files in them, little-endian uint32."""
+    is_estimate: bool
+    no_position: int
+    """Files of the answer that have no position."""
+
+
+def make_sky_map(
+    order: int, cells: bytes | None, counts: bytes | None, no_position: int, *, weight: float, is_estimate: bool
+) -> SkyMap:
+    """Return the map that two texts of big-endian 32-bit numbers say; each file stands for `weight` files."""
+    files = np.frombuffer(counts or b"", ">u4")
+    return SkyMap(
+        order=order,
+        cells=np.frombuffer(cells or b"", ">u4").astype("<u4").tobytes(),
+        counts=np.rint(files * weight).astype("<u4").tobytes(),
+        is_estimate=is_estimate,
+        no_position=round(no_position * weight),
+    )

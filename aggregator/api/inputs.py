@@ -33,11 +33,13 @@ from metadata_db.query import (
     parse_words,
 )
 from metadata_db.search import FacetField, Order, OrderField
+from metadata_db.timeline import TimeBin
 
 # Strawberry marks the classes themselves; the annotations below use them as they are.
 strawberry.enum(EnergyUnit, name="EnergyUnit", description="Unit of an energy in a question.")
 strawberry.enum(FacetField, name="FacetField", description="What files can be counted by.")
 strawberry.enum(OrderField, name="FileOrderField", description="What files can be ordered by.")
+strawberry.enum(TimeBin, name="TimeBin", description="Bins of the calendar, in UTC; weeks begin on Monday.")
 
 
 def _field(description: str, default: Any = None) -> Any:

@@ -9,6 +9,7 @@ from aggregator.api.context import Info
 from aggregator.api.inputs import SearchFilter, to_query
 from aggregator.api.types import (
     Attribute,
+    AvailabilityType,
     Cluster,
     DataAuthority,
     DataChannel,
@@ -25,6 +26,7 @@ from aggregator.api.types import (
 from aggregator.controller import Prepare
 from metadata_db import records
 from metadata_db.errors import NotFoundError
+from metadata_db.query import SearchQuery
 
 strawberry.enum(Prepare, name="Prepare", description="Whether a search starts the full response.")
 
@@ -80,6 +82,20 @@ class Query:
         """Return all storages."""
         known = await info.context.vocabulary.get()
         return [Storage.of(record) for record in known.storages.values()]
+
+    @strawberry.field(
+        description="Who has data when: for each facility, detector and data channel, in the order of their names."
+    )
+    async def availability(
+        self,
+        info: Info,
+        filter: Annotated[
+            SearchFilter | None, strawberry.argument(description="Which files; all when left out.")
+        ] = None,
+    ) -> list[AvailabilityType]:
+        """Return what the files of a question cover."""
+        asked = SearchQuery() if filter is None else to_query(filter)
+        return [AvailabilityType.of(found) for found in await info.context.controller.availability(asked)]
 
     @strawberry.field(description="Ask a question.")
     async def search(

@@ -3,6 +3,7 @@
 import math
 from typing import Any, NewType
 
+import msgspec
 import strawberry
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types.scalar import ScalarDefinition
@@ -18,6 +19,12 @@ AttributeValue = NewType("AttributeValue", object)
 
 JsonObject = NewType("JsonObject", dict)  # type: ignore[type-arg]  # NewType takes no subscripted class
 """A JSON object whose keys are data, such as the names of attributes."""
+
+Histogram = NewType("Histogram", object)
+"""A `metadata_db.timeline.Histogram`."""
+
+SkyMap = NewType("SkyMap", object)
+"""A `metadata_db.sky.SkyMap`."""
 
 
 def _parse_big_int(value: Any) -> int:
@@ -61,6 +68,28 @@ SCALARS: dict[object, ScalarDefinition] = {
         name="AttributeValue",
         description="Boolean, number or text, as the facility declared its attribute.",
         parse_value=_parse_attribute_value,
+    ),
+    Histogram: strawberry.scalar(
+        name="Histogram",
+        description=(
+            "Files and bytes by bins of time, as a JSON object: `begin`, begin of the first bin in ISO 8601, UTC, null "
+            "when there is no bin; `binS`, width of a bin in seconds, null for bins of the calendar; `bin`, name of "
+            "the `TimeBin`, null for others; `n`, number of bins; `counts`, files per bin as base64 of little-endian "
+            "uint32; `bytes`, their size in bytes as base64 of little-endian float64; `isEstimate`, whether the "
+            "numbers are those of a sample; `noTime`, number of files without a time, which are in no bin."
+        ),
+        serialize=msgspec.to_builtins,
+    ),
+    SkyMap: strawberry.scalar(
+        name="SkyMap",
+        description=(
+            "Files by cells of the sky, as a JSON object: `order`, HEALPix order of the cells; `scheme`, always "
+            "`nested`; `frame`, always `ICRS`; `cells`, numbers of the cells that have files, ascending, as base64 of "
+            "little-endian uint32; `counts`, files in each of them as base64 of little-endian uint32; `isEstimate`, "
+            "whether the numbers are those of a sample; `noPosition`, number of files without a position, which are "
+            "in no cell."
+        ),
+        serialize=msgspec.to_builtins,
     ),
     JsonObject: strawberry.scalar(name="JSONObject", description="JSON object whose keys are data."),
 }

@@ -7,13 +7,17 @@ import strawberry
 
 from aggregator.api.context import Info
 from aggregator.api.inputs import FileOrder, to_order
-from aggregator.api.scalars import BigInt, JsonObject
+from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
 from aggregator.controller import QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
+from metadata_db.availability import MAX_GAPS, Availability
 from metadata_db.catalogue import FoundFile
 from metadata_db.errors import BadInputError
 from metadata_db.search import FacetField
+from metadata_db.sky import MAX_MAP_ORDER
+from metadata_db.tables import SKY_ORDER
+from metadata_db.timeline import TimeBin, parse_bins
 from metadata_db.vocabulary import Vocabulary
 
 MAX_PAGE = 1000
@@ -320,6 +324,75 @@ class FacilityRevision:
     revision: BigInt = _field("Its revision.")
 
 
+# --- availability -----------------------------------------------------------------------------------------------------
+
+
+@strawberry.type(description="A time without files.")
+class Gap:
+    """Gap."""
+
+    begin: datetime = _field("Its begin, UTC.")
+    end: datetime = _field("Its end, UTC, excluded.")
+    length_s: float = _field("Its length, seconds.")
+
+
+@strawberry.type(
+    name="Availability",
+    description="The files of one facility, detector and channel, and the time they cover. A file without an end, or "
+    "without a length, covers a microsecond; one without a time counts in `files` and `totalBytes` only.",
+)
+class AvailabilityType:
+    """Availability."""
+
+    found: strawberry.Private[Availability]
+
+    facility: str = _field("Name of the facility.")
+    detector: str | None = _field("Name of the detector; null for files without one.")
+    channel: str | None = _field("Name of the data channel; null for files without one.")
+    files: BigInt = _field("Number of files.")
+    total_bytes: BigInt = _field("Their size, bytes.")
+    time_begin: datetime | None = _field("Begin of the first file, UTC.")
+    time_end: datetime | None = _field("End of the last file, UTC, excluded.")
+    live_s: float = _field("Time that the files cover within the asked interval, seconds; what overlaps counts once.")
+    is_estimate: bool = _field("Whether days were looked at instead of files, because those are many.")
+    resolution_s: float = _field(
+        "How finely times are told, seconds: 0.000001, or 86400 of an estimate, where a file covers the whole day on "
+        "which it begins."
+    )
+
+    @classmethod
+    def of(cls, found: Availability) -> Self:
+        """Return the type of what the catalogue found."""
+        return cls(
+            found=found,
+            facility=found.facility,
+            detector=found.detector,
+            channel=found.channel,
+            files=BigInt(found.files),
+            total_bytes=BigInt(found.bytes),
+            time_begin=found.time_begin,
+            time_end=found.time_end,
+            live_s=found.live_s,
+            is_estimate=found.is_estimate,
+            resolution_s=found.resolution_s,
+        )
+
+    @strawberry.field(
+        description="Times that no file covers, the longest first: between files, and from or up to the asked begin "
+        "and end."
+    )
+    def gaps(
+        self,
+        longest: Annotated[int, strawberry.argument(description=f"At most so many, 1 to {MAX_GAPS}.")] = 20,
+        at_least_s: Annotated[float, strawberry.argument(description="Least length, seconds.")] = 3600.0,
+    ) -> list[Gap]:
+        """Return the longest gaps."""
+        if not 1 <= longest <= MAX_GAPS:
+            raise BadInputError("gaps.longest", longest, f"a number from 1 to {MAX_GAPS}")
+        found = [gap for gap in self.found.gaps[:longest] if gap.length_s >= at_least_s]
+        return [Gap(begin=gap.begin, end=gap.end, length_s=gap.length_s) for gap in found]
+
+
 # --- exports ----------------------------------------------------------------------------------------------------------
 
 
@@ -490,6 +563,46 @@ class SearchResult:
             )
             for field in fields
         ]
+
+    @strawberry.field(
+        description="Files, and their bytes, by when they begin; what began before the asked interval counts in the "
+        "first bin. Bins of the calendar, of a width, or so many as wanted: one of the three, else 100. At most 10000. "
+        "Bins of whole days are exact if time and words alone decide; others are of a sample when files are many."
+    )
+    async def timeline(
+        self,
+        info: Info,
+        bin: Annotated[TimeBin | None, strawberry.argument(description="Bins of the calendar.")] = None,
+        bin_s: Annotated[
+            float | None,
+            strawberry.argument(
+                description="Width of a bin, seconds, at least 1; bins begin at the asked begin, else at 1970-01-01."
+            ),
+        ] = None,
+        bins: Annotated[
+            int | None,
+            strawberry.argument(description="At most so many bins, 1 to 2000, of the finest usual width that fits."),
+        ] = None,
+    ) -> Histogram:
+        """Return the time line."""
+        wanted = parse_bins(bin, bin_s, bins)
+        return Histogram(await info.context.controller.timeline(self.response.answer, wanted))
+
+    @strawberry.field(
+        description="Files by the HEALPix cell of their position. Beyond order 6, or with filters on more than time "
+        "and words, it is of a sample when files are many."
+    )
+    async def sky(
+        self,
+        info: Info,
+        order: Annotated[
+            int, strawberry.argument(description="HEALPix order of the cells, 0 (12 cells) to 10 (3.4 arcminutes).")
+        ] = SKY_ORDER,
+    ) -> SkyMap:
+        """Return the sky map."""
+        if not 0 <= order <= MAX_MAP_ORDER:
+            raise BadInputError("sky.order", order, f"a number from 0 to {MAX_MAP_ORDER}")
+        return SkyMap(await info.context.controller.sky(self.response.answer, order))
 
     @strawberry.field(description="The full response, when it was asked for or started by itself.")
     def export(self) -> ExportType | None:

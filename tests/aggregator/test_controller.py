@@ -18,6 +18,7 @@ from metadata_db.errors import BadCursorError, BadInputError, NotFoundError, Que
 from metadata_db.ingest import Ingest
 from metadata_db.query import SearchQuery
 from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.timeline import TimeBin, WantedBins
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.records import file_record, load, register
 
@@ -167,7 +168,9 @@ async def test_all_parts_of_an_answer_belong_to_one_revision(controller: CoreCon
     controller.note_revisions(report.revisions)
     page = await controller.page(response.answer, order=Order(), first=100, after=None)
     kinds = await controller.facets(response.answer, [FacetField.KIND])
-    assert len(page.files) == response.summary.count == 6
+    line = await controller.timeline(response.answer, WantedBins(bin=TimeBin.DAY))
+    sky = await controller.sky(response.answer, 6)
+    assert len(page.files) == response.summary.count == line.no_time == sky.no_position == 6
     assert sum(found.size_bytes for found in page.files) == response.summary.bytes
     assert {facet.value: facet.count for facet in kinds[FacetField.KIND]} == {"events": 5, "table": 1}
 

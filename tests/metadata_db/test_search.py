@@ -2,12 +2,13 @@
 
 import base64
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
 import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -40,12 +41,16 @@ from metadata_db.records import Attribute, Channel, Cluster, Facility, FileRecor
 from metadata_db.search import FacetField, Order, OrderField, decode_cursor, encode_cursor
 from metadata_db.tables import file_version as file
 from metadata_db.tables import storage
+from metadata_db.timeline import TimeBin, parse_bins
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.evaluation import (
     History,
+    evaluate_availability,
     evaluate_facet,
     evaluate_order,
+    evaluate_sky,
     evaluate_summary,
+    evaluate_timeline,
     separation_deg,
 )
 from tests.support.records import chunked, file_record, load, register
@@ -66,6 +71,12 @@ Batch: TypeAlias = Sequence[FileRecord] | Sequence[Removal]
 
 NOON = datetime(2019, 11, 2, 12, tzinfo=UTC)
 MOMENTS = [NOON + timedelta(hours=hour, microseconds=us) for hour in range(4) for us in (0, 1)]
+# Begins of days, months and weeks, and the last moments before them.
+MOMENTS += [
+    datetime(*day, tzinfo=UTC) - timedelta(microseconds=us)
+    for day in ((2019, 11, 3), (2019, 11, 4), (2019, 9, 1), (2020, 1, 1), (2001, 1, 1))
+    for us in (0, 1)
+]
 LENGTHS = [timedelta(0), timedelta(microseconds=1), timedelta(hours=1), timedelta(hours=2), timedelta(days=9000)]
 POSITIONS = [(0.0, 0.0), (359.9999, 0.5), (0.0001, -0.5), (83.6, 22.0), (180.0, 30.0), (7.0, 89.9), (187.0, 89.9)]
 POLES = [(0.0, 90.0), (123.0, 90.0), (0.0, -90.0), (300.0, -90.0)]
@@ -443,6 +454,131 @@ async def test_every_facet_counts_what_plain_python_counts(
                 assert told == expected[:limit], (field, asked.canonical)
 
 
+BINS_BEGIN: Mapping[str, Callable[[datetime], datetime]] = {
+    "YEAR": lambda at: datetime(at.year, 1, 1, tzinfo=UTC),
+    "MONTH": lambda at: datetime(at.year, at.month, 1, tzinfo=UTC),
+    "WEEK": lambda at: datetime(at.year, at.month, at.day, tzinfo=UTC) - timedelta(days=at.weekday()),
+    "DAY": lambda at: datetime(at.year, at.month, at.day, tzinfo=UTC),
+    "HOUR": lambda at: datetime(at.year, at.month, at.day, at.hour, tzinfo=UTC),
+}
+WIDTHS_S = [86_400.0, 864_000.0, 700_000.5, 1e9]
+
+
+@examples(12)
+@given(batches, questions(), moments(), st.sampled_from(WIDTHS_S), st.integers(1, 2000))
+@pytest.mark.anyio
+async def test_every_time_line_counts_what_plain_python_counts(
+    world: World,
+    batches: list[Batch],
+    questions: list[SearchQuery],
+    back: Mapping[str, int],
+    width_s: float,
+    number: int,
+) -> None:
+    history = await world.fill(batches)
+    revisions = history.back(back)
+    for asked in [questions[0], *questions[::5], *questions[-2:]]:
+        found = history.find(asked, revisions)
+        times = [version.record.time_begin for version in found if version.record.time_begin is not None]
+        interval = asked.time
+        begin, end = (None, None) if interval is None else (interval.begin, interval.end)
+        for wanted in [
+            *(parse_bins(bin, None, None) for bin in TimeBin if bin is not TimeBin.HOUR),
+            parse_bins(None, width_s, None),
+            parse_bins(None, None, number),
+        ]:
+            told = await world.catalogue.timeline(asked, revisions, wanted)
+            if told.bin is None:
+                width = timedelta(seconds=told.bin_s or 0)
+                origin = (begin if wanted.bins is None else None) or told.begin or NOON
+                expected, no_time = evaluate_timeline(found, interval, lambda at: at - (at - origin) % width)  # noqa: B023
+            else:
+                expected, no_time = evaluate_timeline(found, interval, BINS_BEGIN[told.bin])
+            first = BINS_BEGIN[told.bin](begin) if told.bin and begin else begin or min(expected, default=None)
+            counts = np.frombuffer(told.counts, "<u4")
+            sizes = np.frombuffer(told.sizes, "<f8")
+            assert len(counts) == len(sizes) == told.n
+            assert (told.no_time, told.is_estimate) == (no_time, False)
+            assert (counts.sum(), told.n == 0) == (len(times), not times and None in (begin, end)), asked.canonical
+            if not told.n:
+                continue
+            if wanted.bins is None or told.bin is not None:
+                assert told.begin == first
+            else:
+                assert told.begin is not None
+                assert first is not None
+                first, at_latest = told.begin, first
+                assert first <= at_latest < first + width
+            assert wanted.bins is None or told.n <= number
+            at, bins = first, []
+            for _ in range(told.n):
+                assert at is not None
+                bins.append(at)
+                at = at + width if told.bin is None else BINS_BEGIN[told.bin](at + NEXT[told.bin])
+            assert expected.keys() <= set(bins)
+            assert counts.tolist() == [expected.get(at, (0, 0))[0] for at in bins]
+            assert sizes.tolist() == [float(expected.get(at, (0, 0))[1]) for at in bins]
+            # The last bin is the last with files, or the one that holds the end.
+            last = max(expected) if end is None else end - timedelta(microseconds=1)
+            assert bins[-1] <= last < (at or last)
+
+
+NEXT = {
+    "YEAR": timedelta(366),
+    "MONTH": timedelta(31),
+    "WEEK": timedelta(7),
+    "DAY": timedelta(1),
+    "HOUR": timedelta(hours=1),
+}
+"""More than a bin is long, and less than two."""
+
+
+@examples(8)
+@given(batches, questions(), moments(), st.sampled_from([0, 3, 6, 7, 10]))
+@pytest.mark.anyio
+async def test_every_sky_map_counts_what_plain_python_counts(
+    world: World, batches: list[Batch], questions: list[SearchQuery], back: Mapping[str, int], order: int
+) -> None:
+    history = await world.fill(batches)
+    revisions = history.back(back)
+    for asked in questions:
+        told = await world.catalogue.sky(asked, revisions, order)
+        cells, counts = (np.frombuffer(text, "<u4").tolist() for text in (told.cells, told.counts))
+        assert cells == sorted(cells)
+        expected = evaluate_sky(history.find(asked, revisions), order)
+        assert (dict(zip(cells, counts, strict=True)), told.no_position) == expected, asked.canonical
+        assert (told.order, told.is_estimate) == (order, False)
+
+
+@examples(8)
+@given(batches, questions(), moments())
+@pytest.mark.anyio
+async def test_every_availability_is_what_plain_python_says(
+    world: World, batches: list[Batch], questions: list[SearchQuery], back: Mapping[str, int]
+) -> None:
+    history = await world.fill(batches)
+    revisions = history.back(back)
+    for asked in questions:
+        found = history.find(asked, revisions)
+        for exact_up_to in (100, -1):
+            rows = await world.catalogue.availability(asked, revisions, exact_up_to=exact_up_to)
+            is_estimate = bool(rows) and rows[0].is_estimate
+            told = {
+                (row.facility, row.detector, row.channel): (
+                    row.files,
+                    row.bytes,
+                    row.time_begin,
+                    row.time_end,
+                    pytest.approx(row.live_s, abs=1e-3),
+                    [(gap.begin, gap.end) for gap in row.gaps],
+                )
+                for row in rows
+            }
+            assert told == evaluate_availability(found, asked.time, by_day=is_estimate), asked.canonical
+            assert len(told) == len(rows)
+            assert is_estimate in (False, exact_up_to < 0)
+
+
 @examples(8)
 @given(batches, questions(), moments(), st.integers(1, 4))
 @pytest.mark.anyio
@@ -548,6 +684,16 @@ async def test_an_undeclared_attribute_is_no_way_into_the_statement(world: World
     for name in ("$.trigger", 'trigger" ? (1 == 1) || $."a', "ü", "a b", "*"):
         asked = SearchQuery(attributes=(AttributeFilter(name=name, values=("x",)),))
         assert (await world.catalogue.summary(asked, revisions)).count == 0, name
+
+
+@pytest.mark.anyio
+async def test_longer_files_of_a_coincidence_s_other_facility_are_no_hindrance(world: World) -> None:
+    other = file_record("b", facility="borealis", storage="borealis-disk", time_begin=NOON)
+    long = file_record("a", time_begin=NOON, time_end=NOON + timedelta(hours=3))
+    revisions = (await world.fill([[long, other]])).revisions
+    coincidence = parse_coincidence("c", within_s=0, files=SearchQuery(facility=("aurora",)))
+    asked = SearchQuery(facility=("borealis",), coincidence=coincidence)
+    assert (await world.catalogue.summary(asked, revisions)).count == 1
 
 
 ASKED = SearchQuery().query_id

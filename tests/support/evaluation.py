@@ -5,10 +5,12 @@ their statements, so that tests compare two independent readings of the same wor
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import structs
@@ -16,6 +18,7 @@ from msgspec import structs
 from metadata_db.canonical import fingerprint, set_checksum
 from metadata_db.query import Alert, AttributeFilter, Coincidence, Cone, EnergyRange, Interval, SearchQuery
 from metadata_db.records import FileRecord, Removal
+from metadata_db.sky import ORDER, find_cells
 
 # --- the catalogue's life -------------------------------------------------------------------------------------------
 
@@ -323,3 +326,90 @@ def evaluate_order(found: Iterable[Version], name: str, *, descending: bool) -> 
         return value is None, 0 if value is None else value, version.number
 
     return [version.number for version in sorted(found, key=place, reverse=descending)]
+
+
+def evaluate_timeline(
+    found: Sequence[Version], asked: Interval | None, begin_of: Callable[[datetime], datetime]
+) -> tuple[dict[datetime, tuple[int, int]], int]:
+    """Return begin of bin → (files, bytes), and how many files have no time.
+
+    Parameters
+    ----------
+    begin_of
+        Begin of the bin that holds a moment.
+    """
+    bins: dict[datetime, tuple[int, int]] = {}
+    for version in found:
+        begin = version.record.time_begin
+        if begin is None:
+            continue
+        if asked is not None and asked.begin is not None:
+            begin = max(begin, asked.begin)
+        files, size = bins.get(begin_of(begin), (0, 0))
+        bins[begin_of(begin)] = (files + 1, size + version.record.size_bytes)
+    return bins, sum(version.record.time_begin is None for version in found)
+
+
+def evaluate_sky(found: Sequence[Version], order: int) -> tuple[dict[int, int], int]:
+    """Return cell → files, and how many files have no position."""
+    cells = find_cells([_place(version) for version in found])
+    known = Counter(cell >> 2 * (ORDER - order) for cell in cells if cell is not None)
+    return dict(known), cells.count(None)
+
+
+Coverage: TypeAlias = tuple[int, int, datetime | None, datetime | None, float, list[tuple[datetime, datetime]]]
+
+
+def evaluate_availability(
+    found: Iterable[Version], asked: Interval | None, *, by_day: bool = False
+) -> dict[tuple[str, str | None, str | None], Coverage]:
+    """Return (facility, detector, channel) → files, bytes, first begin, last end, seconds covered, gaps by length.
+
+    Parameters
+    ----------
+    by_day
+        Whether a file covers the days on which it begins, and those that it lasts if it is longer than one.
+    """
+    groups: dict[tuple[str, str | None, str | None], list[Version]] = {}
+    for version in found:
+        record = version.record
+        groups.setdefault((record.facility, record.detector, record.channel), []).append(version)
+    return {group: _coverage(versions, asked or Interval(), by_day=by_day) for group, versions in groups.items()}
+
+
+def _coverage(versions: Sequence[Version], asked: Interval, *, by_day: bool) -> Coverage:
+    spans = [span for span in map(_span, versions) if span is not None]
+    if by_day:
+        spans = [_days(span, asked) for span in spans]
+    least, most = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    # From one edge to the next, all is either covered or not.
+    clipped = [(max(begin, asked.begin or least), min(end, asked.end or most)) for begin, end in spans]
+    edges = sorted(
+        {edge for span in clipped for edge in span} | ({asked.begin, asked.end} - {None} if spans else set())
+    )
+    live_s, gaps = 0.0, list[tuple[datetime, datetime]]()
+    for begin, end in pairwise(edges):
+        if any(one <= begin and other >= end for one, other in clipped):
+            live_s += (end - begin).total_seconds()
+        elif gaps and gaps[-1][1] == begin:
+            gaps[-1] = (gaps[-1][0], end)
+        else:
+            gaps.append((begin, end))
+    return (
+        len(versions),
+        sum(version.record.size_bytes for version in versions),
+        min((begin for begin, _ in spans), default=None),
+        max((end for _, end in spans), default=None),
+        live_s,
+        sorted(gaps, key=lambda gap: (gap[0] - gap[1], gap[0])),
+    )
+
+
+def _days(span: tuple[datetime, datetime], asked: Interval) -> tuple[datetime, datetime]:
+    begin, end = span
+    is_long = end - begin > timedelta(days=1)
+    if asked.begin is not None and not is_long:
+        begin = max(begin, asked.begin)
+    first = begin.replace(hour=0, minute=0, second=0, microsecond=0)
+    last = (end - timedelta(microseconds=1) if is_long else begin).replace(hour=0, minute=0, second=0, microsecond=0)
+    return first, last + timedelta(days=1)
