@@ -323,3 +323,17 @@ def evaluate_order(found: Iterable[Version], name: str, *, descending: bool) -> 
         return value is None, 0 if value is None else value, version.number
 
     return [version.number for version in sorted(found, key=place, reverse=descending)]
+
+
+def evaluate_differences(
+    earlier: Iterable[Version], later: Iterable[Version]
+) -> list[tuple[str, Version | None, Version | None]]:
+    """Return what became of each file that differs between two answers, and its later and earlier version, by path."""
+    before = {version.key[:2]: version for version in earlier}
+    after = {version.key[:2]: version for version in later}
+    found: list[tuple[str, Version | None, Version | None]] = []
+    for key in sorted({*before, *after}, key=lambda key: (key[1].encode(), key[0].encode())):
+        one, other = after.get(key), before.get(key)
+        if one is None or other is None or one.number != other.number:
+            found.append(("added" if other is None else "removed" if one is None else "replaced", one, other))
+    return found
