@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.citation import cite, cite_url, query_url
 from aggregator.controller import CoreController, QuickResponse
@@ -35,15 +38,32 @@ def routes(*, controller: CoreController, vocabulary: VocabularyStore, page: Pat
         query_id, revision = match["id"], None if match["revision"] is None else int(match["revision"])
         address = query_url(query_id) if revision is None else cite_url(query_id, revision)
         links = [f'<{address}.json>; rel="alternate"; type="{JSON}"', f'<{address}>; rel="alternate"; type="{HTML}"']
-        headers = {"vary": "Accept", "cache-control": "no-cache"}
         if match["json"] is None and preferred(request.headers.get("accept", "*/*"), (HTML, JSON)) == HTML:
-            return FileResponse(page, headers={**headers, "link": links[0]})
+            return FileResponse(page, headers={"link": links[0]})
         response = await _reopen(controller, query_id, revision)
         body = describe_answer(response, await vocabulary.get(), await controller.time_of(response.answer))
         cited = f'<{body["links"]["cite"]}>; rel="cite-as"'
-        return Response(orjson.dumps(body), media_type=JSON, headers={**headers, "link": f"{links[1]}, {cited}"})
+        return Response(orjson.dumps(body), media_type=JSON, headers={"link": f"{links[1]}, {cited}"})
 
-    return [Route("/q/{name}", land)]
+    return [Route("/q/{name}", land, middleware=[Middleware(VaryByAccept)])]
+
+
+class VaryByAccept:
+    """Tells caches that another Accept may have another answer: also where there is no such question."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on, and add the headers to its answer."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["vary"], headers["cache-control"] = "Accept", "no-cache"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
 async def _reopen(controller: CoreController, query_id: str, revision: int | None) -> QuickResponse:

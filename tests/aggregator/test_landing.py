@@ -100,6 +100,7 @@ async def test_what_is_not_there_is_told_as_json(
         (f"/q/{query_id}@-1.json", f"no query '{query_id}@-1.json'"),
     ):
         answer = await client.get(address)
+        assert answer.headers["vary"] == "Accept"
         assert (answer.status_code, answer.json()) == (404, {"error": {"code": "NOT_FOUND", "message": message}})
     empty = (await client.get(f"/q/{query_id}@0.json")).json()
     assert (empty["revision"], empty["revisions"], empty["count"], empty["at"]) == (0, {}, 0, None)
