@@ -1,6 +1,8 @@
 """A question is told in words, whatever it asks, on one line."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +67,13 @@ def test_every_filter_there_is_is_told() -> None:
     told = {name for filters, _ in CASES for name in filters}
     plain = {"cluster", "detector", "channel", "storage", "level", "format", "processing", "quality", "conditions"}
     assert told | plain == set(SearchQuery.__dataclass_fields__)
+
+
+def test_every_test_that_the_page_on_citation_names_is_there() -> None:
+    root = Path(__file__).parents[2]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (root / "docs" / "data-citation.md").read_text(encoding="utf-8"))
+    assert len(named) > 14
+    missing = [
+        f"{path}::{name}" for path, name in named if f"def {name}(" not in (root / path).read_text(encoding="utf-8")
+    ]
+    assert missing == []
