@@ -35,6 +35,7 @@ from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError, CatalogueError, UnavailableError
 from metadata_db.ingest import Ingest
+from metadata_db.making import Workshop
 from metadata_db.tokens import TokenStore
 from metadata_db.vocabulary import VocabularyStore
 
@@ -57,6 +58,7 @@ class Service:
     queue: TaskQueue
     buffer: LocalFileBuffer
     vocabulary: VocabularyStore
+    workshop: Workshop | None
     catalogue: Catalogue
     ledger: ExportLedger
     controller: CoreController
@@ -77,6 +79,7 @@ class Service:
             queue=queue,
             buffer=LocalFileBuffer(settings.buffer_dir),
             vocabulary=vocabulary,
+            workshop=Workshop(settings.catalogue) if settings.ingest_processes else None,
             catalogue=catalogue,
             ledger=ledger,
             controller=CoreController(
@@ -93,6 +96,8 @@ class Service:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             stack.push_async_callback(self.cache.close)
+            if self.workshop is not None:
+                stack.callback(self.workshop.close)
             await self.queue.open()
             stack.push_async_callback(self.queue.close)
             yield
@@ -103,7 +108,7 @@ class Service:
             create_schema(), Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger)
         )
         ingest = IngestApi(
-            ingest=Ingest(self.database, self.vocabulary),
+            ingest=Ingest(self.database, self.vocabulary, self.workshop),
             vocabulary=self.vocabulary,
             tokens=TokenStore(self.database),
             alerts=AlertStore(self.database),

@@ -29,7 +29,7 @@ def cite_url(query_id: str, revision: int) -> str:
 
 
 def cite(response: QuickResponse, vocabulary: Vocabulary, at: datetime | None) -> str:
-    """Return the text by which an answer is cited.
+    """Return the text by which an answer that was counted exactly is cited.
 
     It names the facilities whose files the answer can hold, by their titles.
 

@@ -103,8 +103,8 @@ class AutoPrepareLimits:
     bytes: int
 
 
-def _facet_part(field: FacetField) -> str:
-    return f"facet:{field.value}"
+def _facet_part(field: FacetField, answer: "Answer") -> str:
+    return f"{'exact ' if answer.is_past else ''}facet:{field.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +187,15 @@ class CoreController:
         summary = await self._find_in_cache(answer, "summary", Summary)
         cached = summary is not None
         if summary is None:
-            summary = await self._look_up(answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions))
+            summary = await self._look_up(
+                answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions, exact=answer.is_past)
+            )
+        if summary.is_estimate:
+            summary = await self._find_in_cache(answer, "exact summary", Summary) or summary
         response = QuickResponse(answer=answer, summary=summary, cached=cached, export=None)
+        if answer.is_past:
+            # An estimate comes from a sample of the present.
+            response = await self.count_exactly(response)
         return await self._start_full_response(response, prepare)
 
     # --- step 1: register ----------------------------------------------------------------------------------------
@@ -282,12 +289,12 @@ class CoreController:
         return await self._facets(answer, fields)
 
     async def _facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
-        kept = await self._find_all_in_cache(answer, [_facet_part(field) for field in fields], list[FacetValue])
+        kept = await self._find_all_in_cache(answer, [_facet_part(field, answer) for field in fields], list[FacetValue])
         found = {field: values for field, values in zip(fields, kept, strict=True) if values is not None}
         if missing := [field for field in fields if field not in found]:
             found |= await self._look_up_all(
                 answer,
-                {field: _facet_part(field) for field in missing},
+                {field: _facet_part(field, answer) for field in missing},
                 # A sample is one of the present.
                 lambda: self.catalogue.facets(
                     answer.query, answer.revisions, missing, limit=MAX_FACET_VALUES, exact=answer.is_past
@@ -299,22 +306,41 @@ class CoreController:
 
     async def _start_full_response(self, response: QuickResponse, prepare: Prepare) -> QuickResponse:
         """Add the export: started if that is wanted and the set is small enough, else the one there is, if any."""
-        count, size = response.summary.count, response.summary.bytes
-        if prepare is Prepare.AUTO and 0 < count <= self.limits.files and size <= self.limits.bytes:
-            export: Export | None = await self.prepare(response)
-        else:
-            export = await self.exports.find_for_answer(response.answer.query.query_id, response.summary.checksum)
-        return QuickResponse(answer=response.answer, summary=response.summary, cached=response.cached, export=export)
+        is_wanted = prepare is Prepare.AUTO and response.summary.count > 0
+        if is_wanted and self._is_within_limits(response.summary):
+            response = await self.count_exactly(response)
+            is_wanted = self._is_within_limits(response.summary)
+        if is_wanted and self._is_within_limits(response.summary):
+            return replace(response, export=await self.prepare(response))
+        if response.summary.checksum is None:
+            # Which files they are has not been looked at, and so not whether they are prepared.
+            return response
+        query_id = response.answer.query.query_id
+        return replace(response, export=await self.exports.find_for_answer(query_id, response.summary.checksum))
+
+    def _is_within_limits(self, summary: Summary) -> bool:
+        return summary.count <= self.limits.files and summary.bytes <= self.limits.bytes
+
+    async def count_exactly(self, response: QuickResponse) -> QuickResponse:
+        """Return the response with a summary that is no estimate, however many files have to be looked at."""
+        if not response.summary.is_estimate:
+            return response
+        answer = response.answer
+        summary = await self._look_up(
+            answer, "exact summary", lambda: self.catalogue.summary(answer.query, answer.revisions, exact=True)
+        )
+        return replace(response, summary=summary)
 
     async def prepare(self, response: QuickResponse) -> Export:
         """Start the full response of an answer, or find the one that is under way or ready."""
+        response = await self.count_exactly(response)
         answer, summary = response.answer, response.summary
         return await self._single_flight(
             ("prepare", answer.key),
             lambda: self.exports.request(
                 answer.query.query_id,
                 revisions=answer.revisions,
-                answer_checksum=summary.checksum,
+                answer_checksum=summary.checksum or "",
                 files_total=summary.count,
                 bytes_total=summary.bytes,
             ),

@@ -40,7 +40,7 @@ def routes(*, controller: CoreController, vocabulary: VocabularyStore, page: Pat
         links = [f'<{address}.json>; rel="alternate"; type="{JSON}"', f'<{address}>; rel="alternate"; type="{HTML}"']
         if match["json"] is None and preferred(request.headers.get("accept", "*/*"), (HTML, JSON)) == HTML:
             return FileResponse(page, headers={"link": links[0]})
-        response = await _reopen(controller, query_id, revision)
+        response = await controller.count_exactly(await _reopen(controller, query_id, revision))
         body = describe_answer(response, await vocabulary.get(), await controller.time_of(response.answer))
         cited = f'<{body["links"]["cite"]}>; rel="cite-as"'
         return Response(orjson.dumps(body), media_type=JSON, headers={"link": f"{links[1]}, {cited}"})
@@ -77,7 +77,7 @@ async def _reopen(controller: CoreController, query_id: str, revision: int | Non
 
 
 def describe_answer(response: QuickResponse, vocabulary: Vocabulary, at: datetime | None) -> dict[str, Any]:
-    """Return what a program is told of an answer, whose revision was made `at`."""
+    """Return what a program is told of an answer that was counted exactly, and whose revision was made `at`."""
     answer, summary = response.answer, response.summary
     address = cite_url(answer.query.query_id, answer.revision)
     return {

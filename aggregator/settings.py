@@ -40,6 +40,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError("a whole number")
+    return int(text)
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -81,6 +87,9 @@ class Settings:
     port: int = _setting(_port, "port to listen on; 0 takes a free one", default=8000)
     pool_size: int = _setting(_count, "database connections kept open by one process", default=8)
     statement_timeout_s: float = _setting(_positive, "longest time of one search statement", default=30.0)
+    ingest_processes: int = _setting(
+        _number, "processes that read the lines of large batches; 0 reads them in the web process", default=2
+    )
     answer_ttl_s: int = _setting(_count, "active period: how long an unused answer is kept in Redis", default=86_400)
     auto_prepare_files: int = _setting(
         _count, "a search prepares its export by itself up to this many files", default=10_000
@@ -129,6 +138,7 @@ class Settings:
             database_url=str(self.database_url),
             pool_size=self.pool_size,
             statement_timeout_s=self.statement_timeout_s,
+            ingest_processes=self.ingest_processes,
         )
 
     @property

@@ -10,6 +10,7 @@ comes after it and keeps them as dead letters if it must.
 """
 
 import asyncio
+import gc
 import gzip
 import io
 import logging
@@ -33,6 +34,7 @@ from metadata_db.loading import CHANGE_LOCK
 from metadata_db.rows import COLUMNS, JSON_COLUMNS, Row, finish_rows, make_drafts
 from metadata_db.settings import CatalogueSettings
 from metadata_db.strata import Strata
+from metadata_db.tables import ALL_MONTHS
 from metadata_db.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -113,11 +115,11 @@ def load(
             for name, statement in indexes:
                 on_progress(f"index {name}", report.received)
                 with clock.step(f"index {name}"):
-                    driver.execute(sql.SQL(statement))  # type: ignore[arg-type]  # as Postgres wrote it down
+                    driver.execute(sql.SQL(statement))
             on_progress("count", report.received)
             with clock.step("count"):
                 for statement in rollups.REBUILD:
-                    driver.execute(sql.SQL(statement))  # type: ignore[arg-type]
+                    driver.execute(sql.SQL(statement))
             _move_facilities_on(driver)
         except psycopg.errors.UniqueViolation as error:
             expected = "each path of a storage in one line only; the ordinary ingest takes the last of several"
@@ -191,7 +193,7 @@ def _copy(
     with (
         ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=start) as pool,
         driver.cursor() as cursor,
-        cursor.copy(sql.SQL(f"copy file ({names}) from stdin (format binary)")) as copy,  # type: ignore[arg-type]
+        cursor.copy(sql.SQL(f"copy file ({names}) from stdin (format binary)")) as copy,
     ):
         copy.write(_HEADER)
         for taken in _in_parallel(pool, _iter_blocks(files), limit=3 * processes):
@@ -243,7 +245,7 @@ def _move_facilities_on(driver: Driver) -> None:
     driver.execute("select pg_advisory_xact_lock(%s)", [CHANGE_LOCK])
     rows = driver.execute(
         "select id, name, sum(files)::int8 from facility join facet_month on facility_id = facility.id"
-        f" where field = '' and month = {rollups.ALL_MONTHS} group by 1, 2 order by 1"
+        f" where field = '' and month = {ALL_MONTHS} group by 1, 2 order by 1"
     ).fetchall()
     for number, name, count in rows:
         detail = {"revision": FIRST_REVISION, "added": count, "changed": 0, "reread": 0}
@@ -312,6 +314,7 @@ _maker: _Maker
 
 def _start(settings: CatalogueSettings, vocabulary: Vocabulary) -> None:
     global _maker  # one for each process of the pool
+    gc.disable()  # rows hold no cycles, and the collector would look at each of them again and again
     _maker = _Maker(settings, vocabulary)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
+from metadata_db.alerts import AlertStore
 from metadata_db.canonical import canonical_sha256, set_checksum
 from metadata_db.counting import EVERYTHING, Statement
 from metadata_db.database import Database
@@ -31,7 +32,7 @@ from metadata_db.differences import (
     read_totals,
     totals_statement,
 )
-from metadata_db.errors import BadInputError, QueryIdCollisionError
+from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
 from metadata_db.filters import NAMED, Filters, build_filters
 from metadata_db.moments import Moment, read_moment, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
@@ -44,13 +45,16 @@ from metadata_db.planning import (
     tally_found,
     tally_sampled,
 )
-from metadata_db.query import SearchQuery
+from metadata_db.query import Alert, Coincidence, SearchQuery, check_positions
 from metadata_db.records import Relation
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
 from metadata_db.tables import query
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
 T = TypeVar("T")
+
+MAX_ALERT_LISTS = 20
+"""Lists of alerts that a process remembers."""
 
 MAX_CHOICES = 2_000
 """Choices of how to find the files of a question that a process remembers."""
@@ -178,6 +182,8 @@ class Catalogue:
         self._database = database
         self.vocabulary = vocabulary
         self._choices: dict[Any, Choice] = {}
+        self._alerts = AlertStore(database)
+        self._alert_lists: dict[str, Sequence[Alert]] = {}
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -189,14 +195,21 @@ class Catalogue:
         BadInputError
             A facility, cluster, detector, channel, storage or attribute is not known.
         """
-        known = await self.vocabulary.get()
-        for name in NAMED:
-            known.require(name, f"filter.{name}", getattr(asked, name))
-        declared = {attribute for attributes in known.attributes.values() for attribute in attributes}
-        for at, item in enumerate(asked.attributes):
-            if item.name not in declared:
-                expected = f"a declared attribute: {', '.join(sorted(declared)[:30]) or 'there are none yet'}"
-                raise BadInputError(f"filter.attributes[{at}].name", item.name, expected)
+        _check_names("filter", asked, await self.vocabulary.get())
+        if asked.coincidence is not None:
+            await self._check_coincidence("filter.coincidence", asked.coincidence)
+
+    async def _check_coincidence(self, name: str, wanted: Coincidence) -> None:
+        if wanted.files is not None:
+            _check_names(f"{name}.files", wanted.files, await self.vocabulary.get())
+        elif wanted.alert_list is not None:
+            try:
+                alerts = await self._alerts.get(wanted.alert_list)
+            except NotFoundError as error:
+                expected = "the id of a list that was uploaded to /api/v1/alerts"
+                raise BadInputError(f"{name}.alertList", wanted.alert_list, expected) from error
+            if wanted.within_deg is not None:
+                check_positions(f"{name}.alertList", alerts)
 
     async def register_query(self, asked: SearchQuery) -> None:
         """Keep a question for ever under its id.
@@ -373,10 +386,18 @@ class Catalogue:
     # --- how a look-up is done -----------------------------------------------------------------------------------
 
     async def _as_of(self, asked: SearchQuery, revisions: Revisions, look_up: "Callable[[_View], Awaitable[T]]") -> T:
-        """Do a look-up about the present if that is what `revisions` are, which the usual case by far; else as of them."""
+        """Do a look-up about the present if that is what `revisions` are, as they nearly always are; else of them."""
         vocabulary, is_past = await self.vocabulary.get(), False
+        alerts = await self._find_alerts(asked)
         for _ in range(_TRIES):
-            filters = build_filters(asked, vocabulary, facilities=revisions.keys(), indexed=vocabulary.indexed)
+            filters = build_filters(
+                asked,
+                vocabulary,
+                facilities=revisions.keys(),
+                indexed=vocabulary.indexed,
+                alerts=alerts,
+                is_past=is_past,
+            )
             try:
                 return await look_up(_View(asked, revisions, vocabulary, filters, is_past))
             except _MovedOnError:
@@ -384,6 +405,18 @@ class Catalogue:
             except (_StaleError, KeyError):
                 vocabulary = await self.vocabulary.renew()
         raise RuntimeError("the vocabulary does not fit the files")
+
+    async def _find_alerts(self, asked: SearchQuery) -> Sequence[Alert]:
+        """Return the alerts of a question's coincidence; lists never change, so they are remembered."""
+        wanted = asked.coincidence
+        if wanted is None or wanted.alert_list is None:
+            return () if wanted is None else wanted.alerts
+        if (known := self._alert_lists.get(wanted.alert_list)) is None:
+            known = await self._alerts.get(wanted.alert_list)
+            if len(self._alert_lists) >= MAX_ALERT_LISTS:
+                self._alert_lists.clear()
+            self._alert_lists[wanted.alert_list] = known
+        return known
 
     async def _read(self, view: "_View", statement: Statement, *, is_sample: bool = False) -> list[tuple[Any, ...]]:
         """Return the rows of a statement, if the catalogue is at the moment that the statement was made for."""
@@ -464,13 +497,23 @@ class Catalogue:
         return [_member(row, vocabulary, elsewhere) for row in rows]
 
 
+def _check_names(name: str, asked: SearchQuery, known: Vocabulary) -> None:
+    for kind in NAMED:
+        known.require(kind, f"{name}.{kind}", getattr(asked, kind))
+    declared = {attribute for attributes in known.attributes.values() for attribute in attributes}
+    for at, item in enumerate(asked.attributes):
+        if item.name not in declared:
+            expected = f"a declared attribute: {', '.join(sorted(declared)[:30]) or 'there are none yet'}"
+            raise BadInputError(f"{name}.attributes[{at}].name", item.name, expected)
+
+
 _TRIES = 5
 """Times that a look-up is begun anew, for the catalogue moved on or the vocabulary did not know a name."""
 
 _AT_A_MOMENT = """
     select moment.*, found.* from (
         select coalesce(sum(revision), 0)::int8, coalesce(max(longest), '0') from facility
-        where %(is_everybody)s or id = any(%(facilities)s)
+        where %(is_everybody)s or id = any(%(touched)s)
     ) as moment left join lateral (select true as is_found, each.* from ({}) as each) as found on true
 """
 """The revisions and the rows in one statement, and so in one snapshot; one row of nulls when there are none."""
@@ -509,9 +552,9 @@ class _View:
     @property
     def sum_of_revisions(self) -> int:
         """Sum of the revisions that a statement about the present must see."""
-        if self.filters.has_all_facilities:
+        if self.filters.touches_all:
             return sum(self.revisions.values())
-        return sum(self.revisions[self.vocabulary.facility.names[number]] for number in self.filters.facilities)
+        return sum(self.revisions[self.vocabulary.facility.names[number]] for number in self.filters.touched)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -519,10 +562,11 @@ class _View:
         at = {self.vocabulary.facility.ids[name][0]: self.revisions[name] for name in self._names}
         numbers = self.filters.facilities
         return {
-            "is_everybody": self.filters.has_all_facilities,
+            "is_everybody": self.filters.touches_all,
+            "touched": list(self.filters.touched),
             "at_facilities": list(numbers),
             "at_revisions": [at[number] for number in numbers],
-            "at": [at.get(number) if number in numbers else None for number in range(1, max(numbers, default=0) + 1)],
+            "at": [at.get(number) for number in range(1, max(at, default=0) + 1)],
         }
 
     @property

@@ -7,13 +7,14 @@ field '' counts all. It is put together from sources, each of which tells sums o
 - files, where a day is cut by the interval, or where a filter looks at more than strata;
 - what came and went since an earlier moment, with the sign turned round.
 
-Conditions on strata are applied at the end, for each field those of all other fields. So one statement tells all facets,
-and each ignores its own choice.
+Conditions on strata are applied at the end, for each field those of all other fields. So one statement tells all
+facets, and each ignores its own choice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from metadata_db.filters import Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
@@ -82,6 +83,7 @@ def _month_of(day: int) -> int:
 
 
 def first_day_of(month: int) -> int:
+    """Return the first day, since 1970, of a month since year 0."""
     year, at = divmod(month, 12)
     if not 1 <= year <= 9999:
         return FIRST_DAY if year < 1 else LAST_DAY
@@ -177,7 +179,7 @@ def in_time(filters: Filters, alias: str = "f") -> list[list[str]]:
 
 
 def since(filters: Filters, extra: Sequence[str] = ()) -> list[str]:
-    """Return sources that turn back what came and went after the moment of ``%(at_facilities)s``, ``%(at_revisions)s``."""
+    """Return sources that turn back what came and went after the moment of ``at_facilities``, ``at_revisions``."""
     moment = "unnest(%(at_facilities)s::int2[], %(at_revisions)s::int8[]) as at (facility_id, revision)"
     conditions = [*in_interval(filters), *extra]
 
@@ -269,7 +271,7 @@ def ready_months(filters: Filters, fields: Sequence[str], *, narrowed_by: str | 
     return " union all ".join(parts)
 
 
-def whole_life_months() -> Mapping[str, int]:
+def whole_life_months() -> dict[str, Any]:
     """Return the range of months that is the whole life."""
     return {"first_month": ALL_MONTHS, "over_month": ALL_MONTHS + 1}
 

@@ -85,8 +85,9 @@ class Database:
         self, pool: "AsyncConnectionPool[Any]", statement: str, values: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
         async with pool.connection() as connection, connection.cursor(binary=True) as cursor:
-            await cursor.execute(sql.SQL(statement), values)  # type: ignore[arg-type]  # put together from constants
-            return await cursor.fetchall()
+            await cursor.execute(sql.SQL(statement), values)
+            rows: list[tuple[Any, ...]] = await cursor.fetchall()
+            return rows
 
     async def _open_reading(self) -> "AsyncConnectionPool[Any]":
         async with self._opening:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from metadata_db.coincidence import NearAlerts, NearFiles, renamed, separated
 from metadata_db.query import (
+    Alert,
     AttributeFilter,
     Cone,
     EnergyRange,
@@ -36,6 +38,13 @@ COUNTED = ("cluster", "detector", "channel", "storage", *COUNTED_WORDS)
 """Filters on what files are counted by, but for the facility and `is_simulation`."""
 
 
+LIVED_OR_ENDED = (
+    "{t}.added_in <= (%(at)s::int8[])[{t}.facility_id]"
+    " and ({t}.removed_in is null or {t}.removed_in > (%(at)s::int8[])[{t}.facility_id])"
+)
+"""Versions that lived at the moment; ``at`` has the revision of each facility at its number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """A way to files by an index of their own: what stands between FROM and WHERE, and what narrows it."""
@@ -54,6 +63,9 @@ class Filters:
     facilities: Sequence[int]
     """Numbers of the facilities whose files can match."""
     has_all_facilities: bool
+    touched: Sequence[int]
+    """Numbers of the facilities whose files can matter to whether a file matches."""
+    touches_all: bool
     interval: Interval | None
     lookback: timedelta
     """How far before an interval a file may begin that is not longer than a day."""
@@ -76,11 +88,17 @@ def build_filters(
     *,
     facilities: Collection[str] | None = None,
     indexed: Collection[str] = (),
+    alerts: Sequence[Alert] = (),
+    is_past: bool = False,
 ) -> Filters:
     """Return the conditions of a question.
 
     Parameters
     ----------
+    alerts
+        Those of the question's coincidence, wherever they are kept.
+    is_past
+        Whether the other files of a coincidence are those of the moment ``at``, see `metadata_db.paging`.
     facilities
         Those that had files at the moment in question; None means all that are known.
     indexed
@@ -111,6 +129,9 @@ def build_filters(
         building.add_attributes(asked.attributes)
     if asked.path:
         building.add_paths(asked.path)
+    touched = sorted(vocabulary.facility.ids[name][0] for name in known & set(asked.touched or known))
+    if asked.coincidence is not None:
+        building.add_coincidence(asked, alerts, set(numbers), facilities=facilities, indexed=indexed, is_past=is_past)
     interval = asked.time
     if interval is not None:
         building.values |= {"time_begin": interval.begin, "time_end": interval.end}
@@ -118,6 +139,8 @@ def build_filters(
     return Filters(
         facilities=numbers,
         has_all_facilities=len(numbers) == len(vocabulary.facility.names),
+        touched=touched,
+        touches_all=len(touched) == len(vocabulary.facility.names),
         interval=interval,
         lookback=lookback,
         counted=building.counted,
@@ -176,15 +199,10 @@ class _Building:
         self.add("energy", " and ".join(parts), energy_min_ev=energy.min_ev, energy_max_ev=energy.max_ev)
 
     def add_cone(self, cone: Cone) -> None:
-        """Files within the cone: those in its cells, and then by the exact angle.
-
-        The haversine is exact for small angles, where the cosine of the distance is not. Opposite the centre rounding
-        takes it above 1, where no cone would hold it.
-        """
+        """Files within the cone: those in its cells, and then by the exact angle."""
         self.add(
             "cone",
-            "{t}.dec_deg is not null and least(power(sind(({t}.dec_deg - %(cone_dec)s) / 2), 2) + cosd({t}.dec_deg) * cosd(%(cone_dec)s)"
-            " * power(sind(({t}.ra_deg - %(cone_ra)s) / 2), 2), 1.0) <= power(sind(%(cone_radius)s / 2), 2)",
+            separated("{t}", "%(cone_ra)s", "%(cone_dec)s", "%(cone_radius)s"),
             cone_ra=cone.ra_deg,
             cone_dec=cone.dec_deg,
             cone_radius=cone.radius_deg,
@@ -241,6 +259,44 @@ class _Building:
             paths = [f"{member} ? ({' && '.join(f'@ {sign} {end!r}' for sign, end in ends if end is not None)})"]
         self.values |= {f"{name}_json_{at}": path for at, path in enumerate(paths)}
         return _either([f"{alias}.attributes @? %({name}_json_{at})s::jsonpath" for at in range(len(paths))])
+
+    def add_coincidence(
+        self,
+        asked: SearchQuery,
+        alerts: Sequence[Alert],
+        ours: set[int],
+        *,
+        is_past: bool,
+        **how: Any,
+    ) -> None:
+        wanted = asked.coincidence
+        if wanted is None:
+            return
+        near: NearAlerts | NearFiles
+        if wanted.files is None:
+            near = NearAlerts(wanted, alerts)
+            self.ways["coincidence"] = Way(source="{file} f", condition=near.way)
+        else:
+            others = build_filters(wanted.files, self._vocabulary, is_past=is_past, **how)
+            conditions = [
+                "o.facility_id = any(%(facilities)s)",
+                *in_interval(others, alias="o"),
+                *others.on_files("o"),
+            ]
+            near = NearFiles(
+                wanted,
+                source="file_version as o" if is_past else "file as o",
+                conditions=[
+                    *(renamed(text, "other_") for text in conditions),
+                    *([LIVED_OR_ENDED.format(t="o")] if is_past else []),
+                ],
+                lookback=others.lookback,
+                interval=asked.time,
+                is_apart=not ours & set(others.facilities),
+            )
+            self.values |= {f"other_{name}": value for name, value in others.values.items()}
+        self.particular["coincidence"] = near.condition
+        self.values |= near.values
 
     def add_paths(self, globs: Sequence[str]) -> None:
         self.add(

@@ -25,6 +25,7 @@ from metadata_db.letters import (
 )
 from metadata_db.listing import Listing
 from metadata_db.loading import LoadingTable, LoadingTables, loading
+from metadata_db.making import Workshop
 from metadata_db.rollups import add_up
 from metadata_db.rows import (
     COLUMNS,
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCHES = 4
 """Batches that one process loads at a time. Each holds a connection; more would only wait for each other's locks."""
+
+BLOCKS_AT_HOME = 2
+"""Blocks of a batch that the serving process reads itself before it hands them to others."""
 
 PROBE_SHARE, PROBE_EVERY = 0.8, 16
 """When at least this share of a block is new, so many blocks are loaded without asking first."""
@@ -112,10 +116,10 @@ class Ingest:
         What the catalogue knows of a storage, for scans that look for what changed.
     """
 
-    def __init__(self, database: Database, vocabulary: VocabularyStore) -> None:
+    def __init__(self, database: Database, vocabulary: VocabularyStore, workshop: Workshop | None = None) -> None:
         self._database = database
         self._vocabulary = vocabulary
-        self._strata = Strata()
+        self._readers = _Readers(strata=Strata(), workshop=workshop)
         self._places = asyncio.Semaphore(MAX_BATCHES)
         self.letters = DeadLetters(database, vocabulary)
         self.listing = Listing(database, vocabulary)
@@ -175,7 +179,7 @@ class Ingest:
         on_change: OnChange,
     ) -> None:
         async with self._places, self._database.session() as connection, loading(connection, kind.columns) as tables:
-            reading = kind.reading(tables, self._strata, allowed)
+            reading = kind.reading(tables, self._readers, allowed)
             async for block in iter_blocks(chunks):
                 vocabulary = await self._vocabulary.get()
                 rejections = await reading.take(block, vocabulary)
@@ -198,10 +202,18 @@ class Ingest:
                 report.revisions.setdefault(name, revision)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Readers:
+    """What reads lines, shared by all batches of a process."""
+
+    strata: Strata
+    workshop: Workshop | None
+
+
 class _Removals:
     """Reads the lines of a batch of removals into the loading tables."""
 
-    def __init__(self, tables: LoadingTables, _strata: Strata, allowed: Collection[str] | None) -> None:
+    def __init__(self, tables: LoadingTables, readers: _Readers, allowed: Collection[str] | None) -> None:
         self._tables = tables
         self._allowed = allowed
 
@@ -229,32 +241,47 @@ class _Records(_Removals):
         that are all new would be for nothing.
     """
 
-    def __init__(self, tables: LoadingTables, strata: Strata, allowed: Collection[str] | None) -> None:
-        super().__init__(tables, strata, allowed)
-        self._strata = strata
+    def __init__(self, tables: LoadingTables, readers: _Readers, allowed: Collection[str] | None) -> None:
+        super().__init__(tables, readers, allowed)
+        self._strata = readers.strata
+        self._workshop = readers.workshop
+        self._blocks = 0
         self._probe_again_in = 0
         self._has_asked = False
 
     async def take(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Rejection]:
         """Load the lines of a block that say something new; return why some are not good."""
+        # Small batches are not worth the start of processes, nor the way there and back.
+        workshop = self._workshop if self._blocks >= BLOCKS_AT_HOME else None
+        self._blocks += 1
         if self._probe_again_in:
             self._probe_again_in -= 1
         else:
             kept = len(block)
-            block = await self._without_known(block, vocabulary)
+            block = await self._without_known(block, vocabulary, workshop)
             self._probe_again_in = 0 if len(block) < PROBE_SHARE * kept else PROBE_EVERY
         if not block:
             return []
+        if workshop is not None:
+            made = await workshop.make(block, vocabulary, self._allowed)
+            await self._tables.copy_packed(made.rows)
+            return made.rejections
         drafts, rejections = await asyncio.to_thread(make_drafts, block, vocabulary, self._allowed)
         if unknown := {draft.stratum for _, draft in drafts} - self._strata.numbers.keys():
             await self._strata.learn(self._tables.driver, unknown)
         await self._tables.copy(await asyncio.to_thread(finish_rows, drafts, self._strata.numbers))
         return rejections
 
-    async def _without_known(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Line]:
-        rows = await asyncio.to_thread(make_sketches, block, vocabulary, self._allowed)
+    async def _without_known(
+        self, block: Sequence[Line], vocabulary: Vocabulary, workshop: Workshop | None
+    ) -> Sequence[Line]:
         self._has_asked = True
-        known = await (await self._tables.sketches()).find_known(rows)
+        sketches = await self._tables.sketches()
+        if workshop is None:
+            rows = await asyncio.to_thread(make_sketches, block, vocabulary, self._allowed)
+            known = await sketches.find_known(rows)
+        else:
+            known = await sketches.find_known_packed(await workshop.sketch(block, vocabulary, self._allowed))
         return [line for line in block if line[0] not in known] if known else block
 
     async def settle(self, table: LoadingTable) -> None:
@@ -272,7 +299,7 @@ class _Kind(Generic[R]):
     """A kind of batches: what is loaded of their lines, and how it is merged."""
 
     columns: Mapping[str, str]
-    reading: Callable[[LoadingTables, Strata, Collection[str] | None], _Removals]
+    reading: Callable[[LoadingTables, _Readers, Collection[str] | None], _Removals]
     merge: Callable[[LoadingTable, str, R], Awaitable[int]]
     """Merges the rows of a facility, all of them or none; returns the revision in which that can be seen."""
     keeps_rejected: bool

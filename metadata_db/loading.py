@@ -44,6 +44,10 @@ class LoadingTable:
             for row in rows:
                 await copy.write_row(row)
 
+    async def copy_packed(self, rows: bytes) -> None:
+        """Load rows that are in the binary format of COPY already."""
+        await _copy_packed(self._driver, self._name, self._columns, rows)
+
     async def execute(self, statement: str, values: Mapping[str, Any] | None = None) -> psycopg.AsyncCursor[Any]:
         """Run a statement in which ``{incoming}`` stands for this table."""
         return await self._driver.execute(sql.SQL(statement.format(incoming=self._name)), values)
@@ -169,10 +173,18 @@ class LoadingTables:
     async def copy(self, rows: Sequence[Row]) -> None:
         """Load rows of any facilities, whose first value is the number of the facility."""
         for facility_id, group in groupby(sorted(rows, key=_facility_of), key=_facility_of):
-            if facility_id not in self._tables:
-                self._tables[facility_id] = LoadingTable(self._driver, facility_id, self._columns)
-                await self._tables[facility_id].create()
-            await self._tables[facility_id].copy(list(group))
+            await (await self._get(facility_id)).copy(list(group))
+
+    async def copy_packed(self, rows: Mapping[int, bytes]) -> None:
+        """Load rows that are in the binary format of COPY already, by the number of their facility."""
+        for facility_id, packed in rows.items():
+            await (await self._get(facility_id)).copy_packed(packed)
+
+    async def _get(self, facility_id: int) -> LoadingTable:
+        if facility_id not in self._tables:
+            self._tables[facility_id] = LoadingTable(self._driver, facility_id, self._columns)
+            await self._tables[facility_id].create()
+        return self._tables[facility_id]
 
 
 class Sketches:
@@ -203,6 +215,15 @@ class Sketches:
             copy.set_types([*SKETCHED.values()])
             for row in rows:
                 await copy.write_row(row)
+        return await self._find_known()
+
+    async def find_known_packed(self, rows: Mapping[int, bytes]) -> set[int]:
+        """Do the same with rows that are in the binary format of COPY already, by the number of their facility."""
+        self._facilities.update(rows)
+        await _copy_packed(self._driver, "sketch", SKETCHED, b"".join(rows.values()))
+        return await self._find_known()
+
+    async def _find_known(self) -> set[int]:
         found = await (await self._driver.execute(_KNOWN)).fetchall()
         await self._driver.execute("truncate sketch")
         if any(is_check for _, is_check in found):
@@ -222,6 +243,18 @@ class Sketches:
         )
         return await found.fetchall()
 
+
+async def _copy_packed(
+    driver: psycopg.AsyncConnection[Any], table: str, columns: Mapping[str, str], rows: bytes
+) -> None:
+    statement = f"copy {table} ({', '.join(columns)}) from stdin (format binary)"
+    async with driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
+        for piece in (HEADER, rows, TRAILER):
+            await copy.write(piece)
+
+
+HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+"""What stands around the rows in the binary format of COPY."""
 
 _BYTEWISE = 'text collate "C"'
 

@@ -107,7 +107,7 @@ def _time_values(filters: Filters) -> dict[str, Any]:
 
 
 def probe_attributes(filters: Filters, n_files: int) -> tuple[Statement, float]:
-    """Return a statement that counts, in a sample of all files, those with the attributes, and how many one stands for."""
+    """Return a statement that counts those with the attributes in a sample, and how many files one stands for."""
     slots = _slots(n_files, PROBED)
     in_sample = f"{IN_SAMPLE.replace('fingerprint', 'f.fingerprint')} and ({_slot()}) = any(%(slots)s::int8[])"
     condition = filters.ways["attributes"].condition

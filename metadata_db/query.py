@@ -126,7 +126,7 @@ class Coincidence:
     """Id of a list that was uploaded."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SearchQuery:
     """One question: values of one filter are alternatives, different filters must all hold.
 
@@ -177,6 +177,9 @@ class SearchQuery:
         """Return the filters that were set as plain JSON values; `from_mapping` reads them back."""
         found = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {name: value for name, value in found.items() if value not in (None, [])}
+
+    def __repr__(self) -> str:
+        return f"SearchQuery.from_canonical({self.canonical!r})"
 
     @classmethod
     def from_canonical(cls, canonical: str) -> "SearchQuery":

@@ -28,7 +28,7 @@ from metadata_db.records import (
 )
 from metadata_db.sky import find_cells
 from metadata_db.strata import Stratum
-from metadata_db.vocabulary import Vocabulary
+from metadata_db.vocabulary import Names, Vocabulary
 
 MAX_LINE_BYTES = 1_000_000
 """Longest line; a record is some 600 bytes, one with hundreds of attributes some 50,000."""
@@ -144,7 +144,7 @@ def _unchecked(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         base, *metas = get_args(kind)
         metas = [meta for meta in metas if getattr(meta, "pattern", None) is None]
-        return Annotated[(base, *metas)] if metas else base  # type: ignore[return-value]
+        return Annotated[(base, *metas)] if metas else base
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(map(_unchecked, get_args(kind)))]  # noqa: UP007  # made from a list
     return kind
@@ -165,11 +165,12 @@ _Draft = msgspec.defstruct(
     frozen=True,
     omit_defaults=True,
     forbid_unknown_fields=True,
+    gc=False,  # holds no cycles, and the collector need not look at each of a million
 )
 """A `FileRecord` of which only the types were checked; `_is_sound` checks the rest, several times faster."""
 
 
-class _Sketch(msgspec.Struct, frozen=True):
+class _Sketch(msgspec.Struct, frozen=True, gc=False):
     """The key of a file, and whether the line says more than a row of `file` holds."""
 
     facility: str
@@ -286,9 +287,11 @@ def make_draft(line: bytes, vocabulary: Vocabulary, allowed: Collection[str] | N
     facility_id, storage_id = find_home(record.facility, record.storage, vocabulary, allowed)
     if record.attributes:
         _check_attributes(record, vocabulary.attributes[facility_id])
-    cluster_id, detector_id, channel_id = (
-        None if getattr(record, kind) is None else _part(kind, record, facility_id, vocabulary) for kind in _PARTS
+    cluster_id = record.cluster and _part("cluster", record.cluster, record.facility, facility_id, vocabulary.cluster)
+    detector_id = record.detector and _part(
+        "detector", record.detector, record.facility, facility_id, vocabulary.detector
     )
+    channel_id = record.channel and _part("channel", record.channel, record.facility, facility_id, vocabulary.channel)
     values = (
         facility_id,
         storage_id,
@@ -377,9 +380,6 @@ def finish_rows(drafts: Iterable[tuple[int, Draft]], numbers: Mapping[Stratum, i
     ]
 
 
-_PARTS = ("cluster", "detector", "channel")
-
-
 def find_home(facility: str, storage: str, vocabulary: Vocabulary, allowed: Collection[str] | None) -> tuple[int, int]:
     """Return the numbers of a facility and of the storage that its file is on.
 
@@ -388,9 +388,11 @@ def find_home(facility: str, storage: str, vocabulary: Vocabulary, allowed: Coll
     RecordError
         One of them is not registered, the facility is not one of `allowed`, or the storage is another facility's.
     """
-    facility_id = _find(vocabulary.facility.ids, facility, "facility")[0]
-    if allowed is not None and facility not in allowed:
+    if allowed is not None and facility not in allowed and facility in vocabulary.facility.ids:
         raise RecordError("facility", f"this token may not write for {facility}")
+    if (home := vocabulary.homes.get((facility, storage))) is not None:
+        return home
+    facility_id = _find(vocabulary.facility.ids, facility, "facility")[0]
     storage_id = _find(vocabulary.storage.ids, storage, "storage")[0]
     owner = vocabulary.storages[storage_id].facility
     if owner is not None and owner != facility:
@@ -437,11 +439,10 @@ def _find(ids: Mapping[str, tuple[int, ...]], name: str, field: str) -> tuple[in
         raise RecordError(field, f"{name!r} is not registered") from None
 
 
-def _part(kind: str, record: FileRecord, facility_id: int, vocabulary: Vocabulary) -> int:
-    name = getattr(record, kind)
-    number: int | None = getattr(vocabulary, kind).in_facility.get((facility_id, name))
+def _part(kind: str, name: str, facility: str, facility_id: int, names: Names) -> int:
+    number = names.in_facility.get((facility_id, name))
     if number is None:
-        raise RecordError(kind, f"{name!r} is not registered for {record.facility}")
+        raise RecordError(kind, f"{name!r} is not registered for {facility}")
     return number
 
 
@@ -450,10 +451,8 @@ def _check_attributes(record: FileRecord, declared: Mapping[str, Any]) -> None:
         attribute = declared.get(name)
         if attribute is None:
             raise RecordError(f"attributes.{name}", f"is not declared by {record.facility}")
-        # bool is an int to Python, not to physicists.
-        if not isinstance(value, _ATTRIBUTE_TYPES[attribute.type]) or (
-            isinstance(value, bool) and attribute.type != "boolean"
-        ):
+        # By the very type: bool is an int to Python, not to physicists.
+        if type(value) not in _ATTRIBUTE_TYPES[attribute.type]:
             raise RecordError(f"attributes.{name}", f"got {value!r}, expected a value of type {attribute.type}")
 
 

@@ -16,6 +16,8 @@ class CatalogueSettings:
     """Connections kept open by one process."""
     statement_timeout_s: float = 30.0
     """Longest time one search statement may run."""
+    ingest_processes: int = 2
+    """Processes that read the lines of large batches; 0 reads them in the process that serves."""
 
     @property
     def sqlalchemy_url(self) -> str:

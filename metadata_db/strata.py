@@ -25,12 +25,12 @@ _GIVEN = (
     f"{', '.join(f'{name} {kind}' for name, kind in zip(STRATUM_COLUMNS, _TYPES, strict=True))}, at int4)"
 )
 
-_ADD = sql.SQL(  # type: ignore[arg-type]  # put together from constants
+_ADD = sql.SQL(
     f"insert into stratum ({', '.join(STRATUM_COLUMNS)}, files, bytes, fingerprint_high, fingerprint_low)"
     f" select {', '.join(STRATUM_COLUMNS)}, 0, 0, 0, 0 from {_GIVEN} order by at on conflict (key) do nothing"
 )
 
-_FIND = sql.SQL(  # type: ignore[arg-type]
+_FIND = sql.SQL(
     f"select given.at, stratum.id from {_GIVEN} join stratum"
     f" on stratum.key = stratum_key({', '.join(f'given.{name}' for name in STRATUM_COLUMNS)})"
     f" where {' and '.join(f'stratum.{name} is not distinct from given.{name}' for name in STRATUM_COLUMNS)}"

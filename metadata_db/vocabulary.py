@@ -77,6 +77,16 @@ class Vocabulary:
             for facility in self.facilities
         }
 
+    @cached_property
+    def homes(self) -> Mapping[tuple[str, str], tuple[int, int]]:
+        """(facility, storage that its files may be on) → their numbers."""
+        return {
+            (name, storage.name): (facility_id, storage_id)
+            for facility_id, name in self.facility.names.items()
+            for storage_id, storage in self.storages.items()
+            if storage.facility in (None, name)
+        }
+
     def require(self, kind: str, name: str, values: Sequence[str]) -> None:
         """Check that all `values` are known names of `kind` (``facility``, ``cluster`` …).
 

@@ -19,6 +19,7 @@ from aggregator.staging.queue import apply_queue_schema
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.ingest import Ingest
+from metadata_db.making import Workshop
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.server import serving
@@ -107,6 +108,14 @@ def vocabulary(database: Database) -> VocabularyStore:
 @pytest.fixture
 def catalogue(database: Database, vocabulary: VocabularyStore) -> Catalogue:
     return Catalogue(database, vocabulary)
+
+
+@pytest.fixture
+def workshop(database_url: str) -> Iterator[Workshop]:
+    """Processes that read the lines of large batches."""
+    found = Workshop(CatalogueSettings(database_url=database_url, ingest_processes=1))
+    yield found
+    found.close()
 
 
 @pytest.fixture

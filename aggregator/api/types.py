@@ -293,7 +293,7 @@ class Count:
     """Count."""
 
     value: BigInt = _field("The number.")
-    is_estimate: bool = _field("Whether it is an estimate; false means exact.")
+    is_estimate: bool = _field("Whether it is that of a sample, of too many files to look at each; false means exact.")
 
 
 @strawberry.type(description="How many files have one value.")
@@ -442,23 +442,36 @@ class SearchResult:
         """Return the address to cite."""
         return cite_url(self.response.answer.query.query_id, self.response.answer.revision)
 
-    @strawberry.field(description="Text for a list of references; the date of access is left to the reader.")
+    @strawberry.field(
+        description="Text for a list of references, with exact numbers; the date of access is left to the reader."
+    )
     async def citation(self, info: Info) -> str:
         """Return the text to cite."""
-        at = await info.context.controller.time_of(self.response.answer)
-        return cite(self.response, await info.context.vocabulary.get(), at)
+        controller = info.context.controller
+        response = await controller.count_exactly(self.response)
+        return cite(response, await info.context.vocabulary.get(), await controller.time_of(response.answer))
 
-    @strawberry.field(description="Order-free checksum of the set of files: equal sets, equal checksums.")
-    def checksum(self) -> str:
+    @strawberry.field(
+        description="Order-free checksum of the set of files: equal sets, equal checksums. Where the count is an "
+        "estimate, asking for it looks at every file."
+    )
+    async def checksum(self, info: Info) -> str:
         """Return the checksum."""
-        return self.response.summary.checksum
+        return (await info.context.controller.count_exactly(self.response)).summary.checksum or ""
 
     @strawberry.field(description="How many files match.")
-    def total_count(self) -> Count:
+    async def total_count(
+        self,
+        info: Info,
+        exact: Annotated[
+            bool, strawberry.argument(description="Look at every file, however many; never an estimate.")
+        ] = False,
+    ) -> Count:
         """Return the number of files."""
-        return Count(value=BigInt(self.response.summary.count), is_estimate=False)
+        response = await info.context.controller.count_exactly(self.response) if exact else self.response
+        return Count(value=BigInt(response.summary.count), is_estimate=response.summary.is_estimate)
 
-    @strawberry.field(description="Size of all files that match, bytes.")
+    @strawberry.field(description="Size of all files that match, bytes; an estimate where the count is one.")
     def total_bytes(self) -> BigInt:
         """Return the size of the files."""
         return BigInt(self.response.summary.bytes)

@@ -4,8 +4,8 @@ Revision: 0004
 Follows: 0003
 
 Made for catalogues of ten million files that go on being read: rows are changed in short transactions, indexes are
-built concurrently, and what needs the whole table for itself waits at most seconds for it and holds it for less. Writers
-wait while the totals are counted, some half a minute. It may be killed at any point and run again.
+built concurrently, and what needs the whole table for itself waits at most seconds for it and holds it for less.
+Writers wait while the totals are counted, some half a minute. It may be killed at any point and run again.
 """
 
 from typing import Any, TypeAlias

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import metadata_db.catalogue
 from aggregator.api.context import Context
 from aggregator.api.schema import create_schema
 from aggregator.controller import Answer, CoreController, Prepare
@@ -118,6 +119,21 @@ async def test_an_export_is_prepared_as_of_an_earlier_moment(
     assert past.export.id != now.export.id
     members = [member async for batch in catalogue.iter_members(AURORA, past.export.revisions) for member in batch]
     assert sorted((member.path, member.size_bytes) for member in members) == [(f"run_{n}", n) for n in range(1, 6)]
+
+
+@pytest.mark.usefixtures("filled")
+async def test_an_answer_of_the_past_is_no_estimate(
+    controller: CoreController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if five files were too many to look at: a path is nothing that files are counted by.
+    monkeypatch.setattr(metadata_db.catalogue, "MAX_LOOKED_AT", 0)
+    asked = SearchQuery(path=("**",))
+    present = await controller.search(asked, prepare=Prepare.NEVER)
+    assert present.summary.is_estimate
+    past = await controller.search(asked, prepare=Prepare.NEVER, as_of=present.answer.revision)
+    assert (past.summary.count, past.summary.is_estimate) == (6, False)
+    facets = await controller.facets(past.answer, [FacetField.KIND])
+    assert {facet.value: facet.count for facet in facets[FacetField.KIND]} == {"events": 5, "table": 1}
 
 
 # --- over GraphQL -----------------------------------------------------------------------------------------------------

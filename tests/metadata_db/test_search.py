@@ -279,6 +279,7 @@ FILTERS: Mapping[str, st.SearchStrategy[Any]] = {
     "energy": energies,
     "cone": cones,
     "attributes": attribute_filters,
+    "coincidence": coincidences(),
     "path": st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2).map(lambda found: parse_globs("path", found)),
 }
 

@@ -1,15 +1,15 @@
-"""Keep lists of alerts. TO BE FOLDED: a stand-in until this table is part of the next real migration.
+"""Keep lists of alerts, which questions about coincidences refer to.
 
-Revision: 0099
-Follows: 0003
+Revision: 0005
+Follows: 0004
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0099"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
