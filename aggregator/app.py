@@ -24,6 +24,7 @@ from aggregator.cache import CacheManager
 from aggregator.controller import AutoPrepareLimits, CoreController
 from aggregator.errors import AggregatorError, http_status
 from aggregator.exports.downloads import routes as download_routes
+from aggregator.landing import routes as landing_routes
 from aggregator.settings import Settings
 from aggregator.staging.buffer import LocalFileBuffer
 from aggregator.staging.ledger import ExportLedger
@@ -115,7 +116,7 @@ class Service:
         )
         return [
             Route("/", _index),
-            Route("/q/{query_id}", _index),
+            *landing_routes(controller=self.controller, vocabulary=self.vocabulary, page=WEB / "index.html"),
             Route("/healthz", _healthz),
             Route("/readyz", self.readyz),
             Route("/graphql", graphql, methods=["GET", "POST"]),

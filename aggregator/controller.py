@@ -11,9 +11,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,8 +22,10 @@ from aggregator.cache import CacheManager, Progress
 from aggregator.staging.ledger import Export
 from metadata_db.availability import Availability
 from metadata_db.canonical import canonical_json, canonical_sha256
-from metadata_db.catalogue import FacetValue, Page, Summary
-from metadata_db.errors import NotFoundError, QueryIdCollisionError
+from metadata_db.catalogue import DifferencePage, FacetValue, Page, Summary
+from metadata_db.differences import DifferenceTotals
+from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
+from metadata_db.moments import Moment
 from metadata_db.query import SearchQuery
 from metadata_db.search import FacetField, Order, Revisions
 from metadata_db.sky import SkyMap
@@ -32,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+AsOf: TypeAlias = int | datetime | None
+"""What an answer is asked as of: a revision of the catalogue, a time, or the present."""
 
 REVISIONS_S = 1.0
 """Longest time a process answers by revisions that another process may have moved."""
@@ -52,7 +58,9 @@ class CatalogueReader(Protocol):
 
     async def find_query(self, query_id: str) -> SearchQuery | None: ...
 
-    async def revisions(self, names: Sequence[str] = ()) -> Revisions: ...
+    async def moment(self, as_of: int | datetime | None = ..., *, name: str = ...) -> Moment: ...
+
+    async def time_of(self, revision: int) -> datetime | None: ...
 
     async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = ...) -> Summary: ...
 
@@ -71,6 +79,11 @@ class CatalogueReader(Protocol):
     async def sky(self, asked: SearchQuery, revisions: Revisions, order: int, *, exact: bool = ...) -> SkyMap: ...
 
     async def availability(self, asked: SearchQuery, revisions: Revisions) -> list[Availability]: ...
+    async def difference_totals(self, asked: SearchQuery, since: Revisions, until: Revisions) -> DifferenceTotals: ...
+
+    async def differences(
+        self, asked: SearchQuery, since: Revisions, until: Revisions, *, first: int, after: str | None
+    ) -> DifferencePage: ...
 
 
 class ExportDesk(Protocol):
@@ -100,8 +113,8 @@ class AutoPrepareLimits:
     bytes: int
 
 
-def _facet_part(field: FacetField) -> str:
-    return f"facet:{field.value}"
+def _facet_part(field: FacetField, answer: "Answer") -> str:
+    return f"{'exact ' if answer.is_past else ''}facet:{field.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +123,17 @@ class Answer:
 
     query: SearchQuery
     revisions: Revisions
+    revision: int = 0
+    """Revision of the catalogue: the last change of these facilities; the number to cite."""
+    is_past: bool = False
+    """Whether it was asked as of an earlier moment."""
     rights: str = PUBLIC
+
+    @classmethod
+    def at(cls, asked: SearchQuery, moment: Moment, *, is_past: bool = False) -> "Answer":
+        """Return the answer as of a moment, of which only the facilities count that the question can touch."""
+        touched = moment.of(asked.touched)
+        return cls(query=asked, revisions=touched.revisions, revision=touched.revision, is_past=is_past)
 
     @cached_property
     def key(self) -> str:
@@ -130,6 +153,20 @@ class QuickResponse:
     export: Export | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two answers to one question."""
+
+    since: Answer
+    until: Answer
+    """Not earlier than the other."""
+
+    @property
+    def part(self) -> str:
+        """Part of the later answer's key: what is kept of the difference."""
+        return f"since:{self.since.key}"
+
+
 @dataclass(kw_only=True)
 class CoreController:
     """Answers questions; holds no state that is not rebuilt by asking."""
@@ -138,33 +175,37 @@ class CoreController:
     cache: CacheManager
     exports: ExportDesk
     limits: AutoPrepareLimits
-    _revisions: dict[str, int] = field(default_factory=dict)
-    _revisions_read_at: float = -REVISIONS_S
+    _present: Moment = field(default_factory=lambda: Moment(revisions={}, changes={}))
+    _present_read_at: float = -REVISIONS_S
+    _noted: dict[str, int] = field(default_factory=dict)
     _flights: dict[Hashable, asyncio.Task[Any]] = field(default_factory=dict)
 
-    async def search(self, asked: SearchQuery, *, prepare: Prepare) -> QuickResponse:
-        """Answer a question.
+    async def search(self, asked: SearchQuery, *, prepare: Prepare, as_of: AsOf = None) -> QuickResponse:
+        """Answer a question, as of now or of an earlier moment.
 
         Raises
         ------
         BadInputError
-            It names something that is not in the catalogue.
+            It names something that is not in the catalogue, or the moment is still to come.
         QueryIdCollisionError
             Its id is another question's.
         UnavailableError
             It is not in the cache, and the database is away.
         """
         await self._register(asked)
-        answer = Answer(query=asked, revisions=await self._present_revisions(asked))
+        answer = await self._answer(asked, as_of)
         summary = await self._find_in_cache(answer, "summary", Summary)
         cached = summary is not None
         if summary is None:
             summary = await self._look_up(
-                answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions, exact=False)
+                answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions, exact=answer.is_past)
             )
         if summary.is_estimate:
             summary = await self._find_in_cache(answer, "exact summary", Summary) or summary
         response = QuickResponse(answer=answer, summary=summary, cached=cached, export=None)
+        if answer.is_past:
+            # An estimate comes from a sample of the present.
+            response = await self.count_exactly(response)
         return await self._start_full_response(response, prepare)
 
     # --- step 1: register ----------------------------------------------------------------------------------------
@@ -251,21 +292,22 @@ class CoreController:
         """Count the files of an answer by the values of some fields, each without the answer's own choice in it."""
         if FacetField.FACILITY in fields and answer.query.facility:
             # Without its own choice the question touches the other facilities too.
-            everywhere = await self._present_revisions(SearchQuery())
-            wide = Answer(query=answer.query, revisions={**everywhere, **answer.revisions}, rights=answer.rights)
+            everywhere = await self._answer(SearchQuery(), answer.revision if answer.is_past else None)
+            wide = replace(answer, revisions={**everywhere.revisions, **answer.revisions})
             found = await self._facets(wide, [FacetField.FACILITY])
             return found | await self._facets(answer, [field for field in fields if field is not FacetField.FACILITY])
         return await self._facets(answer, fields)
 
     async def _facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
-        kept = await self._find_all_in_cache(answer, [_facet_part(field) for field in fields], list[FacetValue])
+        kept = await self._find_all_in_cache(answer, [_facet_part(field, answer) for field in fields], list[FacetValue])
         found = {field: values for field, values in zip(fields, kept, strict=True) if values is not None}
         if missing := [field for field in fields if field not in found]:
             found |= await self._look_up_all(
                 answer,
-                {field: _facet_part(field) for field in missing},
+                {field: _facet_part(field, answer) for field in missing},
+                # A sample is one of the present.
                 lambda: self.catalogue.facets(
-                    answer.query, answer.revisions, missing, limit=MAX_FACET_VALUES, exact=False
+                    answer.query, answer.revisions, missing, limit=MAX_FACET_VALUES, exact=answer.is_past
                 ),
             )
         return found
@@ -303,7 +345,7 @@ class CoreController:
             It names something that is not in the catalogue.
         """
         await self._register(asked)
-        answer = Answer(query=asked, revisions=await self._present_revisions(asked))
+        answer = Answer.at(asked, await self._find_present())
         return await self._find_or_look_up(
             answer,
             "availability",
@@ -361,18 +403,23 @@ class CoreController:
             ),
         )
 
-    async def reopen(self, query_id: str, *, prepare: Prepare = Prepare.NEVER) -> QuickResponse:
+    async def reopen(self, query_id: str, *, prepare: Prepare = Prepare.NEVER, as_of: AsOf = None) -> QuickResponse:
         """Answer a question again, by its id.
 
         Raises
         ------
         NotFoundError
             No question has this id.
+        BadInputError
+            The moment is still to come.
         """
+        return await self.search(await self._get_query(query_id), prepare=prepare, as_of=as_of)
+
+    async def _get_query(self, query_id: str) -> SearchQuery:
         asked = await self.catalogue.find_query(query_id)
         if asked is None:
             raise NotFoundError("query", query_id)
-        return await self.search(asked, prepare=prepare)
+        return asked
 
     async def progress(self, export: Export) -> Progress:
         """Return how far an export is: by the last word of the worker, or else by the ledger."""
@@ -380,22 +427,95 @@ class CoreController:
         kept = Progress(files_done=export.files_done, bytes_done=export.bytes_done, files_failed=export.files_failed)
         return kept if said is None or said.files_done < kept.files_done else said
 
-    # --- freshness -----------------------------------------------------------------------------------------------
+    # --- what changed between two moments ------------------------------------------------------------------------
+
+    async def compare(self, query_id: str, since: int, until: int | None) -> Comparison:
+        """Return the answers to a question as of two revisions of the catalogue; `until` None is now.
+
+        Raises
+        ------
+        NotFoundError
+            No question has this id.
+        BadInputError
+            A revision is still to come, or `until` comes before `since`.
+        """
+        asked = await self._get_query(query_id)
+        if until is not None and until < since:
+            raise BadInputError("to", until, f"a revision that is not before from, {since}")
+        earlier = await self.catalogue.moment(since, name="from")
+        # Not what was read a moment ago: `since` may be newer than that.
+        later = await self.catalogue.moment(until, name="to")
+        return Comparison(
+            since=Answer.at(asked, earlier, is_past=True), until=Answer.at(asked, later, is_past=until is not None)
+        )
+
+    async def difference_totals(self, compared: Comparison) -> DifferenceTotals:
+        """Count the files by which two answers differ."""
+        since, until, part = compared.since, compared.until, compared.part
+        found = await self._find_in_cache(until, part, DifferenceTotals)
+        if found is not None:
+            return found
+        return await self._look_up(
+            until,
+            part,
+            lambda: self.catalogue.difference_totals(until.query, since.revisions, until.revisions),
+        )
+
+    async def differences(self, compared: Comparison, *, first: int, after: str | None) -> DifferencePage:
+        """Return some files by which two answers differ.
+
+        Raises
+        ------
+        BadCursorError
+            `after` is not a cursor of differences of this question.
+        """
+        since, until, part = compared.since, compared.until, f"{compared.part}:{first}:{after or ''}"
+        found = await self._find_in_cache(until, part, DifferencePage)
+        if found is not None:
+            return found
+        return await self._look_up(
+            until,
+            part,
+            lambda: self.catalogue.differences(until.query, since.revisions, until.revisions, first=first, after=after),
+        )
+
+    # --- moments and freshness -----------------------------------------------------------------------------------
+
+    async def _answer(self, asked: SearchQuery, as_of: AsOf) -> Answer:
+        """Return the answer that is asked for, of which nothing is looked up yet."""
+        if as_of is None:
+            return Answer.at(asked, await self._find_present())
+        name = "asOf.revision" if isinstance(as_of, int) else "asOf.moment"
+        return Answer.at(asked, await self.catalogue.moment(as_of, name=name), is_past=True)
+
+    async def time_of(self, answer: Answer) -> datetime | None:
+        """Return when the revision of an answer was made; None before the first change."""
+        return await self.catalogue.time_of(answer.revision) if answer.revision else None
 
     def note_revisions(self, revisions: Mapping[str, int]) -> None:
-        """Take notice of new revisions: from now on nothing older is answered by this process."""
+        """Take notice of new revisions: from now on nothing older is answered by this process.
+
+        They are not put together with what is known of other facilities: two of them read apart may be a state that
+        the catalogue never was in, and that no revision of it could name.
+        """
         for name, revision in revisions.items():
-            self._revisions[name] = max(revision, self._revisions.get(name, -1))
+            self._noted[name] = max(revision, self._noted.get(name, 0))
 
-    async def _present_revisions(self, asked: SearchQuery) -> Revisions:
-        """Return the revisions of the facilities that a question can touch, at most `REVISIONS_S` old."""
-        stale = time.monotonic() - self._revisions_read_at >= REVISIONS_S
-        if stale or any(name not in self._revisions for name in asked.touched):
-            await self._single_flight("revisions", self._read_revisions)
-        names = asked.touched or tuple(self._revisions)
-        return {name: self._revisions[name] for name in sorted(names) if name in self._revisions}
+    async def _find_present(self) -> Moment:
+        """Return what the facilities are at: one moment at most `REVISIONS_S` ago, and not before what was noted."""
+        # A look-up that was under way already may have begun before what was noted since.
+        for _ in range(2):
+            if self._is_fresh():
+                break
+            await self._single_flight("present", self._read_present)
+        return self._present
 
-    async def _read_revisions(self) -> None:
+    def _is_fresh(self) -> bool:
+        known = self._present.revisions
+        is_new = time.monotonic() - self._present_read_at < REVISIONS_S
+        return is_new and all(known.get(name, 0) >= revision for name, revision in self._noted.items())
+
+    async def _read_present(self) -> None:
         asked_at = time.monotonic()
-        self.note_revisions(await self.catalogue.revisions())
-        self._revisions_read_at = asked_at
+        self._present = await self.catalogue.moment()
+        self._present_read_at = asked_at

@@ -25,6 +25,20 @@ from metadata_db.availability import (
 from metadata_db.canonical import canonical_sha256, set_checksum
 from metadata_db.counting import EVERYTHING, Statement
 from metadata_db.database import Database
+from metadata_db.differences import (
+    VERSIONS,
+    DifferenceKind,
+    DifferenceTotals,
+    Pair,
+    Sides,
+    decode_place,
+    encode_place,
+    listed,
+    moved_between,
+    pairs_statement,
+    read_totals,
+    totals_statement,
+)
 from metadata_db.distribution import (
     Distribution,
     SkyDistribution,
@@ -35,6 +49,7 @@ from metadata_db.distribution import (
 )
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
 from metadata_db.filters import NAMED, Filters, build_filters
+from metadata_db.moments import Moment, read_moment, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
 from metadata_db.planning import (
     MAX_LOOKED_AT,
@@ -122,6 +137,24 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Some files of an answer, in order."""
 
     files: list[FoundFile]
+    has_next: bool
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of which one of two answers has another version than the other, or none."""
+
+    cursor: str
+    kind: DifferenceKind
+    file: FoundFile | None
+    """As of the later answer; None when it is not in it."""
+    previous: FoundFile | None
+    """As of the earlier answer; None when it is not in it."""
+
+
+class DifferencePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some differences of two answers, in the order of the bytes of path and storage."""
+
+    differences: list[Difference]
     has_next: bool
 
 
@@ -226,6 +259,20 @@ class Catalogue:
             {"all": not names, "names": list(names)},
         )
         return dict(rows)
+
+    async def moment(self, as_of: int | datetime | None = None, *, name: str = "asOf") -> Moment:
+        """Return what the facilities are at, or were at as of a revision of the catalogue or a time.
+
+        Raises
+        ------
+        BadInputError
+            The catalogue has not come so far; `name` is what it calls `as_of`.
+        """
+        return await read_moment(self._database, as_of, name=name)
+
+    async def time_of(self, revision: int) -> datetime | None:
+        """Return when a revision of the catalogue was made; None of the one before all changes."""
+        return await read_time(self._database, revision)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -387,6 +434,55 @@ class Catalogue:
         statement, weight = spread_sampled(kind, view.filters, choice)
         return await self._read(view, statement, is_sample=True), weight
 
+    # --- differences of answers ----------------------------------------------------------------------------------
+
+    async def difference_totals(self, asked: SearchQuery, since: Revisions, until: Revisions) -> DifferenceTotals:
+        """Count the files by which the answers as of `since` and of the later `until` differ."""
+        statement = totals_statement(await self._find_sides(asked, since, until))
+        ((*row,),) = await self._database.read(statement.text, statement.values)
+        return read_totals(row)
+
+    async def differences(
+        self, asked: SearchQuery, since: Revisions, until: Revisions, *, first: int, after: str | None
+    ) -> DifferencePage:
+        """Return `first` files, behind the cursor `after`, by which the answers as of `since` and `until` differ."""
+        behind = None if after is None else decode_place(after, query_id=asked.query_id)
+        statement = pairs_statement(await self._find_sides(asked, since, until), first, behind)
+        rows = await self._database.read(statement.text, statement.values)
+        pairs = [Pair(number=row[0], previous=row[1], path=row[2], storage=row[3]) for row in rows]
+        versions = await self._read_versions(pairs[:first])
+        return DifferencePage(
+            differences=[
+                Difference(
+                    cursor=encode_place(pair.path, pair.storage, query_id=asked.query_id),
+                    kind=pair.kind,
+                    file=None if pair.number is None else versions[pair.number],
+                    previous=None if pair.previous is None else versions[pair.previous],
+                )
+                for pair in pairs[:first]
+            ],
+            has_next=len(pairs) > first,
+        )
+
+    async def _find_sides(self, asked: SearchQuery, since: Revisions, until: Revisions) -> Sides:
+        if asked.coincidence is not None:
+            return listed(await self._find_numbers(asked, since), await self._find_numbers(asked, until))
+        vocabulary = await self.vocabulary.get()
+        if not until.keys() <= vocabulary.facility.ids.keys():
+            vocabulary = await self.vocabulary.renew()
+        filters = build_filters(asked, vocabulary, facilities=until.keys(), indexed=vocabulary.indexed)
+        names = [vocabulary.facility.names[number] for number in filters.facilities]
+        return moved_between(filters, [since.get(name, 0) for name in names], [until[name] for name in names])
+
+    async def _read_versions(self, pairs: Sequence[Pair]) -> dict[int, FoundFile]:
+        numbers = [number for pair in pairs for number in (pair.number, pair.previous) if number is not None]
+        rows = await self._database.read(VERSIONS, {"numbers": numbers})
+        try:
+            found = [_file_of(row, "", await self.vocabulary.get()) for row in rows]
+        except KeyError:
+            found = [_file_of(row, "", await self.vocabulary.renew()) for row in rows]
+        return {version.id: version for version in found}
+
     # --- how a look-up is done -----------------------------------------------------------------------------------
 
     async def _as_of(self, asked: SearchQuery, revisions: Revisions, look_up: "Callable[[_View], Awaitable[T]]") -> T:
@@ -473,6 +569,12 @@ class Catalogue:
 
         No connection is held between batches: a version is never changed, nor does its number.
         """
+        numbers = [number for number in await self._find_numbers(asked, revisions) if number > after_id]
+        for at in range(0, len(numbers), batch):
+            yield await self._read_members(numbers[at : at + batch])
+
+    async def _find_numbers(self, asked: SearchQuery, revisions: Revisions) -> list[int]:
+        """Return the numbers of all files of a question as of `revisions`, in order."""
 
         async def look_up(view: _View) -> list[int]:
             choice = await self._choose(view)
@@ -480,9 +582,7 @@ class Catalogue:
             statement = ids_statement(view.filters, way=way, is_past=view.is_past)
             return [number for (number,) in await self._read(view, statement)]
 
-        numbers = [number for number in await self._as_of(asked, revisions, look_up) if number > after_id]
-        for at in range(0, len(numbers), batch):
-            yield await self._read_members(numbers[at : at + batch])
+        return await self._as_of(asked, revisions, look_up)
 
     async def _read_members(self, numbers: Sequence[int]) -> list[Member]:
         vocabulary = await self.vocabulary.get()
@@ -604,13 +704,18 @@ _PLAIN = [
 
 
 def _found_file(row: tuple[Any, ...], order: Order, query_id: str, vocabulary: Vocabulary) -> FoundFile:
+    cursor = encode_cursor(order, row[_AT[order.field.value]], row[_AT["id"]], query_id=query_id)
+    return _file_of(row, cursor, vocabulary)
+
+
+def _file_of(row: tuple[Any, ...], cursor: str, vocabulary: Vocabulary) -> FoundFile:
     values = {name: row[at] for name, at in _PLAIN}
     for name, at in _NUMBERED:
         number = row[at]
         values[name] = None if number is None else getattr(vocabulary, name).names[number]
     sha256, md5, relations = row[_AT["sha256"]], row[_AT["md5"]], row[_AT["relations"]]
     return FoundFile(
-        cursor=encode_cursor(order, row[_AT[order.field.value]], row[_AT["id"]], query_id=query_id),
+        cursor=cursor,
         sha256=None if sha256 is None else sha256.hex(),
         md5=None if md5 is None else md5.hex(),
         relations=[] if not relations else msgspec.convert(relations, list[Relation]),

@@ -119,10 +119,14 @@ class ForeignLine:
 CHANGE_LOCK = 0x6368616E6765
 """Key of the advisory lock under which changes get their numbers: the bytes of "change"."""
 
+# The times of changes grow as their numbers do, also when a clock was put back: a time names one state for ever.
 _MOVE_ON = """
     with made as (
         insert into change (at, kind, subject, detail, facility_id, revision)
-        values (clock_timestamp(), %(kind)s, %(name)s, %(detail)s, %(id)s, %(revision)s) returning id
+        select greatest(clock_timestamp(), (
+            select at + interval '1 microsecond' from change where facility_id is not null order by at desc limit 1
+        )), %(kind)s, %(name)s, %(detail)s, %(id)s, %(revision)s
+        returning id
     )
     update facility set revision = %(revision)s, change_id = made.id from made where facility.id = %(id)s
 """

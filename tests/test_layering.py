@@ -41,8 +41,11 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *CATALOGUE,
     ),
     "aggregator.controller": ("aggregator.cache", "aggregator.staging", *FOUNDATION, *CATALOGUE),
+    "aggregator.citation": ("aggregator.controller", *FOUNDATION, *CATALOGUE),
+    "aggregator.landing": ("aggregator.citation", "aggregator.controller", *FOUNDATION, *CATALOGUE),
     "aggregator.api": (
         "aggregator.api",
+        "aggregator.citation",
         "aggregator.controller",
         # The records of exports, which the schema shows.
         "aggregator.staging.ledger",
@@ -55,6 +58,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "aggregator.cache",
         "aggregator.staging",
         "aggregator.exports",
+        "aggregator.landing",
         *FOUNDATION,
         *CATALOGUE,
     ),

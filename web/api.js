@@ -47,9 +47,9 @@ const SEARCH_FILES = graphql`
 `;
 
 const QUERY_SUMMARY = graphql`
-  query QuerySummary($id: ID!) {
-    query(id: $id) {
-      queryId canonical totalBytes
+  query QuerySummary($id: ID!, $asOf: AsOf) {
+    query(id: $id, asOf: $asOf) {
+      queryId canonical totalBytes revision asOf citeUrl citation
       totalCount { value isEstimate }
       export { ...Export }
     }
@@ -58,10 +58,16 @@ const QUERY_SUMMARY = graphql`
 `;
 
 const QUERY_FILES = graphql`
-  query QueryFiles($id: ID!, $first: Int!, $after: String, $orderBy: FileOrder) {
-    query(id: $id) { files(first: $first, after: $after, orderBy: $orderBy) { ...Files } }
+  query QueryFiles($id: ID!, $asOf: AsOf, $first: Int!, $after: String, $orderBy: FileOrder) {
+    query(id: $id, asOf: $asOf) { files(first: $first, after: $after, orderBy: $orderBy) { ...Files } }
   }
   ${FILES}
+`;
+
+const CHANGES_SINCE = graphql`
+  query ChangesSince($queryId: ID!, $from: BigInt!) {
+    diff(queryId: $queryId, from: $from) { added { count } removed { count } replaced { count } }
+  }
 `;
 
 const EXPORT_STATE = graphql`
@@ -72,8 +78,8 @@ const EXPORT_STATE = graphql`
 `;
 
 const PREPARE = graphql`
-  mutation Prepare($queryId: ID!) {
-    prepare(queryId: $queryId) { ...Export }
+  mutation Prepare($queryId: ID!, $asOf: AsOf) {
+    prepare(queryId: $queryId, asOf: $asOf) { ...Export }
   }
   ${EXPORT}
 `;
@@ -126,19 +132,29 @@ export class Api {
     return (await this.#ask("files", SEARCH_FILES, variables)).search.files;
   }
 
-  /** Return id, canonical form, count and bytes of a known query, and its export; null when no query has this id. */
-  async querySummary(id) {
-    return (await this.#ask("summary", QUERY_SUMMARY, { id })).query;
+  /**
+   * Return id, canonical form, count, bytes and citation of a known query, and its export; null when no query has this
+   * id. `asOf` is `{revision}`, or null for now.
+   */
+  async querySummary(id, asOf) {
+    return (await this.#ask("summary", QUERY_SUMMARY, { id, asOf })).query;
   }
 
   /** Return a page of a known query's files; null when no query has this id. */
-  async queryFiles(id, orderBy, after = null) {
-    return (await this.#ask("files", QUERY_FILES, { id, first: PAGE_FILES, after, orderBy })).query?.files ?? null;
+  async queryFiles(id, asOf, orderBy, after = null) {
+    const variables = { id, asOf, first: PAGE_FILES, after, orderBy };
+    return (await this.#ask("files", QUERY_FILES, variables)).query?.files ?? null;
+  }
+
+  /** Return how many files of a query were added, removed or replaced since a revision. */
+  async changesSince(queryId, from) {
+    const { added, removed, replaced } = (await this.#ask("changes", CHANGES_SINCE, { queryId, from })).diff;
+    return added.count + removed.count + replaced.count;
   }
 
   /** Start the full response of a query, or find the one there is. */
-  async prepare(queryId) {
-    return (await this.#ask("export", PREPARE, { queryId })).prepare;
+  async prepare(queryId, asOf) {
+    return (await this.#ask("export", PREPARE, { queryId, asOf })).prepare;
   }
 
   /** Stop an export that is not complete. */

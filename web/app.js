@@ -2,8 +2,8 @@
 
 import { Api, ApiError, isSuperseded } from "/web/api.js";
 import { FACET_FIELDS, Filters } from "/web/filters.js";
-import { setText } from "/web/dom.js";
-import { formatCount, toPercent } from "/web/format.js";
+import { make, setText } from "/web/dom.js";
+import { formatCount, formatCounted, formatTime, toPercent } from "/web/format.js";
 import { Question } from "/web/question.js";
 import { Results } from "/web/results.js";
 import { activeKeys, change, describe, EVERYTHING, readAddress, toFilter, toOrder, writeAddress } from "/web/search.js";
@@ -224,13 +224,15 @@ class SearchScreen extends Screen {
   }
 }
 
-/** One known query, by its id: what it asks, its answer, its export. */
+/** One known query, by its id: what it asks, its answer, its export; as of now, or of a revision of the catalogue. */
 class QueryScreen extends Screen {
   #id;
+  #asOf;
 
-  constructor(page, api, id) {
+  constructor(page, api, id, revision) {
     super(page, api);
     this.#id = id;
+    this.#asOf = page.staging.asOf = revision === undefined ? null : { revision };
   }
 
   open() {
@@ -240,12 +242,12 @@ class QueryScreen extends Screen {
     this.ask();
   }
 
-  async askSummary() {
-    return this.#known(await this.api.querySummary(this.#id));
+  askSummary() {
+    return this.#known(this.api.querySummary(this.#id, this.#asOf));
   }
 
-  async askPage(after) {
-    return this.#known(await this.api.queryFiles(this.#id, toOrder({ sort: this.sort }), after));
+  askPage(after) {
+    return this.#known(this.api.queryFiles(this.#id, this.#asOf, toOrder({ sort: this.sort }), after));
   }
 
   changeSort(sort) {
@@ -257,15 +259,38 @@ class QueryScreen extends Screen {
     super.showAnswer(answer);
     this.page.question.hidden = false;
     this.page.question.show(answer.canonical);
+    this.page.question.showCitation(answer);
+    if (this.#asOf !== null) this.#tellAge(answer);
   }
 
   showTitle(found) {
     document.title = `${found === null ? "" : `${spellExport(found)} – `}Query ${this.#id.slice(0, 8)} – Catchment`;
   }
 
-  #known(answer) {
-    if (answer !== null) return answer;
-    const message = `No query has the id “${this.#id}” here. An id is known once its search was asked at this site.`;
+  /** Say plainly that this is an earlier state, and how many files have changed since. */
+  async #tellAge(answer) {
+    const state = `As of revision ${answer.revision}${answer.asOf === null ? "" : `, ${formatTime(answer.asOf)} UTC`}`;
+    const now = make("a", { href: `/q/${encodeURIComponent(this.#id)}` }, "Open it as of now");
+    const tell = (since) => this.page.notice.replaceChildren(`${state}${since}. `, now);
+    this.page.notice.hidden = false;
+    tell("");
+    try {
+      const count = await this.api.changesSince(this.#id, answer.revision);
+      if (this.answer === answer) tell(count === 0 ? "; nothing newer" : `; newer: ${formatCounted(count, "file")} since`);
+    } catch (error) {
+      if (!isSuperseded(error) && !(error instanceof ApiError)) throw error;
+    }
+  }
+
+  async #known(asked) {
+    let message = `No query has the id “${this.#id}” here. An id is known once its search was asked at this site.`;
+    try {
+      const answer = await asked;
+      if (answer !== null) return answer;
+    } catch (error) {
+      if (error.field !== "asOf.revision") throw error;
+      message = `There is no revision ${this.#asOf.revision} here yet.`;
+    }
     throw new ApiError(message, { code: "NOT_FOUND" });
   }
 }
@@ -306,8 +331,8 @@ function start() {
   }
   const api = new Api();
   page.staging.api = api;
-  const match = location.pathname.match(/^\/q\/([^/]+)\/?$/);
-  const screen = match === null ? new SearchScreen(page, api) : new QueryScreen(page, api, match[1]);
+  const match = location.pathname.match(/^\/q\/([^/@]+)(?:@(\d+))?\/?$/);
+  const screen = match === null ? new SearchScreen(page, api) : new QueryScreen(page, api, match[1], match[2]);
   screen.open();
 }
 

@@ -9,10 +9,13 @@ export class Question extends HTMLElement {
   #text = make("pre", { tabindex: "0", role: "region", "aria-label": "Canonical form" });
   #change = make("a", { class: "button" }, "Change these filters");
   #unknown = make("p", { class: "hint", hidden: true });
+  #citation = make("p");
+  #cited = make("a", {}, "This answer, for ever");
 
   connectedCallback() {
     const canonical = make("details", {}, make("summary", {}, "Canonical form"), this.#text);
-    this.append(this.#terms, make("p", {}, this.#change), this.#unknown, canonical);
+    const cite = make("details", {}, make("summary", {}, "Cite"), this.#citation, make("p", {}, this.#cited));
+    this.append(this.#terms, make("p", {}, this.#change), this.#unknown, cite, canonical);
   }
 
   /** Show a canonical form: its filters in words, as it is, and as a search that can be changed. */
@@ -28,5 +31,11 @@ export class Question extends HTMLElement {
     this.#change.href = `/${writeAddress(search)}`;
     this.#unknown.hidden = unknown.length === 0;
     setText(this.#unknown, `The search page has no field for ${unknown.join(", ")}; it would be left out there.`);
+  }
+  /** Show how an answer is cited, and the address that always opens it. */
+  showCitation({ citation, citeUrl }) {
+    const [before, after] = citation.split(citeUrl);
+    setText(this.#citation, `${before}${new URL(citeUrl, location.origin).href}${after}`);
+    this.#cited.href = citeUrl;
   }
 }

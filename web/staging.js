@@ -20,8 +20,13 @@ const STATES = {
   DELETED: { title: () => "Removed", tell: () => "It was not used for a while.", again: "Prepare again" },
 };
 
-/** `<catchment-staging>`: tells "export-changed" with each new state of the export; `api` must be set first. */
+/**
+ * `<catchment-staging>`: tells "export-changed" with each new state of the export; `api` must be set first.
+ *
+ * `asOf` is the moment whose files are prepared, `{revision}`, or null for now.
+ */
 export class Staging extends HTMLElement {
+  asOf = null;
   #export = null;
   #queryId = null;
   #timer = null;
@@ -59,7 +64,7 @@ export class Staging extends HTMLElement {
     this.#export = null;
     this.#showParts({ title: "Asking for the files", text: "", isUnderWay: true });
     this.#title.focus();
-    await this.#request(() => this.api.prepare(queryId));
+    await this.#request(() => this.api.prepare(queryId, this.asOf));
   }
 
   /** Show the export of a query as it is known, and watch it; null closes the panel. */
@@ -83,7 +88,8 @@ export class Staging extends HTMLElement {
     clearTimeout(this.#timer);
     this.#queryId = queryId;
     this.hidden = false;
-    this.#address.href = `/q/${encodeURIComponent(queryId)}`;
+    const moment = this.asOf === null ? "" : `@${this.asOf.revision}`;
+    this.#address.href = `/q/${encodeURIComponent(queryId)}${moment}`;
     setText(this.#address, queryId.slice(0, 8));
     this.#address.title = queryId;
   }

@@ -5,6 +5,7 @@ value and what was expected.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 import strawberry
@@ -29,6 +30,7 @@ from metadata_db.query import (
     parse_night,
     parse_runs,
     parse_season,
+    parse_time,
     parse_week,
     parse_words,
 )
@@ -165,6 +167,17 @@ class FileOrder:
     descending: bool = _field("Largest first.", default=False)
 
 
+@strawberry.input(
+    description="An earlier moment of the catalogue: a revision of it, or a time; exactly one of them. "
+    "An answer as of a revision is the same for ever."
+)
+class AsOf:
+    """Earlier moment."""
+
+    revision: BigInt | None = _field("Revision of the catalogue, see `SearchResult.revision`; 0 is the empty one.")
+    moment: Time | None = _field("A time that is over: the last revision that was made up to it.")
+
+
 _WORDS = ("facility", "cluster", "detector", "channel", "storage", "level", "kind", "format", "object", "processing",
           "quality", "conditions")  # fmt: skip
 
@@ -190,6 +203,22 @@ def to_query(given: SearchFilter, *, name: str = "filter") -> SearchQuery:
         attributes=_set(f"{name}.attributes", given.attributes, _to_attributes),
         coincidence=None if given.coincidence is None else _to_coincidence(f"{name}.coincidence", given.coincidence),
     )
+
+
+def to_as_of(given: AsOf | None) -> int | datetime | None:
+    """Return the revision or the time that was asked for; None is now.
+
+    Raises
+    ------
+    BadInputError
+        Both are given, or none, or the time cannot be read.
+    """
+    if given is None:
+        return None
+    if (given.revision is None) == (given.moment is None):
+        chosen = [name for name in ("revision", "moment") if getattr(given, name) is not None]
+        raise BadInputError("asOf", chosen, "exactly one of revision and moment")
+    return given.revision if given.moment is None else parse_time("asOf.moment", given.moment)
 
 
 def to_order(given: FileOrder | None) -> Order:

@@ -6,14 +6,17 @@ from typing import Annotated, TypeVar
 import strawberry
 
 from aggregator.api.context import Info
-from aggregator.api.inputs import SearchFilter, to_query
+from aggregator.api.inputs import AsOf, SearchFilter, to_as_of, to_query
+from aggregator.api.scalars import BigInt
 from aggregator.api.types import (
+    MAX_PAGE,
     Attribute,
     AvailabilityType,
     Cluster,
     DataAuthority,
     DataChannel,
     Detector,
+    Diff,
     ExportType,
     Facility,
     SearchResult,
@@ -25,7 +28,7 @@ from aggregator.api.types import (
 )
 from aggregator.controller import Prepare
 from metadata_db import records
-from metadata_db.errors import NotFoundError
+from metadata_db.errors import BadInputError, NotFoundError
 from metadata_db.query import SearchQuery
 
 strawberry.enum(Prepare, name="Prepare", description="Whether a search starts the full response.")
@@ -33,6 +36,8 @@ strawberry.enum(Prepare, name="Prepare", description="Whether a search starts th
 T = TypeVar("T")
 
 Facilities = Annotated[list[str] | None, strawberry.argument(description="Names of facilities; all when left out.")]
+
+Moment = Annotated[AsOf | None, strawberry.argument(description="As of which moment; now when left out.")]
 
 
 async def _parts(info: Info, wanted: list[str] | None, parts: Callable[[records.Facility], list[T]]) -> list[T]:
@@ -105,19 +110,44 @@ class Query:
         prepare: Annotated[
             Prepare, strawberry.argument(description="Whether to start the full response.")
         ] = Prepare.AUTO,
+        as_of: Moment = None,
     ) -> SearchResult:
         """Answer a question."""
-        return SearchResult(response=await info.context.controller.search(to_query(filter), prepare=prepare))
+        moment = to_as_of(as_of)
+        return SearchResult(
+            response=await info.context.controller.search(to_query(filter), prepare=prepare, as_of=moment)
+        )
 
     @strawberry.field(description="Ask a question again, by its id; null when no question has it.")
     async def query(
-        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Id of the question.")]
+        self,
+        info: Info,
+        id: Annotated[strawberry.ID, strawberry.argument(description="Id of the question.")],
+        as_of: Moment = None,
     ) -> SearchResult | None:
         """Reopen a question."""
         try:
-            return SearchResult(response=await info.context.controller.reopen(id))
+            return SearchResult(response=await info.context.controller.reopen(id, as_of=to_as_of(as_of)))
         except NotFoundError:
             return None
+
+    @strawberry.field(description="How the answers to a question as of two revisions of the catalogue differ.")
+    async def diff(
+        self,
+        info: Info,
+        query_id: Annotated[strawberry.ID, strawberry.argument(description="Id of the question.")],
+        since: Annotated[BigInt, strawberry.argument(name="from", description="The earlier revision.")],
+        until: Annotated[
+            BigInt | None, strawberry.argument(name="to", description="The later revision; now when left out.")
+        ] = None,
+        first: Annotated[int, strawberry.argument(description="Differences of this page, 1 to 1000.")] = 50,
+        after: Annotated[str | None, strawberry.argument(description="`endCursor` of the page before.")] = None,
+    ) -> Diff:
+        """Compare two answers."""
+        if not 1 <= first <= MAX_PAGE:
+            raise BadInputError("diff.first", first, f"a number from 1 to {MAX_PAGE}")
+        compared = await info.context.controller.compare(query_id, since, until)
+        return Diff(compared=compared, first=first, after=after)
 
     @strawberry.field(description="One export; null when there is none with this id.")
     async def export(
@@ -137,9 +167,10 @@ class Mutation:
         self,
         info: Info,
         query_id: Annotated[strawberry.ID, strawberry.argument(description="Id of the question.")],
+        as_of: Moment = None,
     ) -> ExportType:
-        """Prepare the export of a question as it is now."""
-        response = await info.context.controller.reopen(query_id)
+        """Prepare the export of a question as it is now, or as of an earlier moment."""
+        response = await info.context.controller.reopen(query_id, as_of=to_as_of(as_of))
         return ExportType.of(await info.context.controller.prepare(response))
 
     @strawberry.mutation(description="Stop an export that is not complete yet.")

@@ -8,11 +8,13 @@ import strawberry
 from aggregator.api.context import Info
 from aggregator.api.inputs import FileOrder, to_order
 from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
-from aggregator.controller import QuickResponse
+from aggregator.citation import cite, cite_url
+from aggregator.controller import Comparison, QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
 from metadata_db.availability import MAX_GAPS, Availability
-from metadata_db.catalogue import FoundFile
+from metadata_db.catalogue import Difference, FoundFile
+from metadata_db.differences import DifferenceKind, DifferenceSum
 from metadata_db.errors import BadInputError
 from metadata_db.search import FacetField
 from metadata_db.sky import MAX_MAP_ORDER
@@ -23,6 +25,7 @@ from metadata_db.vocabulary import Vocabulary
 MAX_PAGE = 1000
 """Most files of one page."""
 
+strawberry.enum(DifferenceKind, name="DiffKind", description="What became of a file between two answers.")
 strawberry.enum(ExportState, name="ExportState", description="Where an export is in its life.")
 
 
@@ -495,6 +498,33 @@ class SearchResult:
         ]
 
     @strawberry.field(
+        description="Revision of the catalogue: the last change of the facilities that the question can touch. "
+        "As of it the answer is the same for ever."
+    )
+    def revision(self) -> BigInt:
+        """Return the number to cite."""
+        return BigInt(self.response.answer.revision)
+
+    @strawberry.field(description="When the revision was made, UTC; null before the first change.")
+    async def as_of(self, info: Info) -> datetime | None:
+        """Return the time of the answer's revision."""
+        return await info.context.controller.time_of(self.response.answer)
+
+    @strawberry.field(description="Address of this answer as of its revision, relative to this site.")
+    def cite_url(self) -> str:
+        """Return the address to cite."""
+        return cite_url(self.response.answer.query.query_id, self.response.answer.revision)
+
+    @strawberry.field(
+        description="Text for a list of references, with exact numbers; the date of access is left to the reader."
+    )
+    async def citation(self, info: Info) -> str:
+        """Return the text to cite."""
+        controller = info.context.controller
+        response = await controller.count_exactly(self.response)
+        return cite(response, await info.context.vocabulary.get(), await controller.time_of(response.answer))
+
+    @strawberry.field(
         description="Order-free checksum of the set of files: equal sets, equal checksums. Where the count is an "
         "estimate, asking for it looks at every file."
     )
@@ -608,3 +638,109 @@ class SearchResult:
     def export(self) -> ExportType | None:
         """Return the export of this answer."""
         return None if self.response.export is None else ExportType.of(self.response.export)
+
+
+# --- differences of answers -------------------------------------------------------------------------------------------
+
+
+@strawberry.type(description="How many files differ in one way.")
+class DiffCount:
+    """Count of a difference."""
+
+    count: BigInt = _field("Files.")
+    bytes: BigInt = _field("Their size, bytes; of replaced ones as of `to`.")
+    previous_bytes: BigInt = _field("Size of replaced files as of `from`, bytes; else 0.")
+
+    @classmethod
+    def of(cls, found: DifferenceSum) -> Self:
+        """Return the type of a sum."""
+        return cls(count=BigInt(found.count), bytes=BigInt(found.bytes), previous_bytes=BigInt(found.previous_bytes))
+
+
+@strawberry.type(description="A file that differs between two answers.")
+class FileDiff:
+    """Difference."""
+
+    kind: DifferenceKind = _field("What became of it.")
+    file: File | None = _field("The file as of `to`; null when it is not in that answer.")
+    previous: File | None = _field("The file as of `from`; null when it is not in that answer.")
+
+    @classmethod
+    def of(cls, found: Difference) -> Self:
+        """Return the type of a difference."""
+        return cls(
+            kind=found.kind,
+            file=None if found.file is None else File.of(found.file),
+            previous=None if found.previous is None else File.of(found.previous),
+        )
+
+
+@strawberry.type(description="A difference and its place in the order.")
+class DiffEdge:
+    """Edge of a page of differences."""
+
+    cursor: str = _field("Stands behind this difference; give it as `after`.")
+    node: FileDiff = _field("The difference.")
+
+
+@strawberry.type(
+    description="How the answers to a question as of two revisions differ, in the order of the bytes of path and "
+    "storage. What came and went again in between does not appear."
+)
+class Diff:
+    """Differences of two answers."""
+
+    compared: strawberry.Private[Comparison]
+    first: strawberry.Private[int]
+    after: strawberry.Private[str | None]
+
+    @strawberry.field(description="Revision of the earlier answer, see `SearchResult.revision`.", name="from")
+    def since(self) -> BigInt:
+        """Return the earlier revision."""
+        return BigInt(self.compared.since.revision)
+
+    @strawberry.field(description="Revision of the later answer, see `SearchResult.revision`.", name="to")
+    def until(self) -> BigInt:
+        """Return the later revision."""
+        return BigInt(self.compared.until.revision)
+
+    @strawberry.field(description="Files that are in the later answer only.")
+    async def added(self, info: Info) -> DiffCount:
+        """Count what was added."""
+        return DiffCount.of((await info.context.controller.difference_totals(self.compared)).added)
+
+    @strawberry.field(description="Files that are in the earlier answer only.")
+    async def removed(self, info: Info) -> DiffCount:
+        """Count what was removed."""
+        return DiffCount.of((await info.context.controller.difference_totals(self.compared)).removed)
+
+    @strawberry.field(description="Files that are in both answers, as two versions.")
+    async def replaced(self, info: Info) -> DiffCount:
+        """Count what was replaced."""
+        return DiffCount.of((await info.context.controller.difference_totals(self.compared)).replaced)
+
+    @strawberry.field(description="The differences of this page with their cursors.")
+    async def edges(self, info: Info) -> list[DiffEdge]:
+        """Return the page."""
+        return (await self._read(info))[0]
+
+    @strawberry.field(description="The differences alone.")
+    async def nodes(self, info: Info) -> list[FileDiff]:
+        """Return the page without its cursors."""
+        return [edge.node for edge in (await self._read(info))[0]]
+
+    @strawberry.field(description="What lies around this page.")
+    async def page_info(self, info: Info) -> PageInfo:
+        """Return what lies around the page."""
+        edges, has_next = await self._read(info)
+        return PageInfo(
+            has_next_page=has_next,
+            has_previous_page=self.after is not None,
+            start_cursor=edges[0].cursor if edges else None,
+            end_cursor=edges[-1].cursor if edges else None,
+        )
+
+    async def _read(self, info: Info) -> tuple[list[DiffEdge], bool]:
+        """Read the page: fields of one request that ask for it at once share one look-up."""
+        page = await info.context.controller.differences(self.compared, first=self.first, after=self.after)
+        return [DiffEdge(cursor=found.cursor, node=FileDiff.of(found)) for found in page.differences], page.has_next

@@ -34,11 +34,11 @@ class CountingCatalogue(Catalogue):
     summaries = 0
     before_summary: Callable[[], Awaitable[None]] | None = None
 
-    async def summary(self, asked: SearchQuery, revisions: Revisions) -> Summary:
+    async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = True) -> Summary:
         self.summaries += 1
         if self.before_summary is not None:
             await self.before_summary()
-        return await super().summary(asked, revisions)
+        return await super().summary(asked, revisions, exact=exact)
 
 
 @pytest.fixture

@@ -413,3 +413,17 @@ def _days(span: tuple[datetime, datetime], asked: Interval) -> tuple[datetime, d
     first = begin.replace(hour=0, minute=0, second=0, microsecond=0)
     last = (end - timedelta(microseconds=1) if is_long else begin).replace(hour=0, minute=0, second=0, microsecond=0)
     return first, last + timedelta(days=1)
+
+
+def evaluate_differences(
+    earlier: Iterable[Version], later: Iterable[Version]
+) -> list[tuple[str, Version | None, Version | None]]:
+    """Return what became of each file that differs between two answers, and its later and earlier version, by path."""
+    before = {version.key[:2]: version for version in earlier}
+    after = {version.key[:2]: version for version in later}
+    found: list[tuple[str, Version | None, Version | None]] = []
+    for key in sorted({*before, *after}, key=lambda key: (key[1].encode(), key[0].encode())):
+        one, other = after.get(key), before.get(key)
+        if one is None or other is None or one.number != other.number:
+            found.append(("added" if other is None else "removed" if one is None else "replaced", one, other))
+    return found
