@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from metadata_db.database import Driver, connected
 from metadata_db.errors import NotFoundError
 from metadata_db.loading import CHANGE_LOCK
-from metadata_db.rollups import REBUILD, count_days, count_facets, count_sky, count_strata
+from metadata_db.rollups import REBUILD, count_days, count_facets, count_pairs, count_sky, count_strata
 from metadata_db.settings import CatalogueSettings
 from metadata_db.sky import find_cells
 from metadata_db.tables import IN_SAMPLE, STRATUM_COLUMNS
@@ -393,6 +393,18 @@ _CHECKS: Sequence[_Check] = (
         ),
     ),
     _Check(
+        name="facet_pair",
+        compares="sums of each value under each other one against the files",
+        mend=Mend.ROLLUPS,
+        find=_compare_sums(
+            "facet_pair",
+            f"select * from facet_pair where {_OURS}",
+            count_pairs(_OURS),
+            ["field", "other_field", "facility_id", "value", "other_value"],
+            has_checksum=False,
+        ),
+    ),
+    _Check(
         name="sky_day",
         compares="sums of each day, stratum and cell of the sky against the files",
         mend=Mend.ROLLUPS,
@@ -566,5 +578,5 @@ def _rebuild(driver: Driver) -> str:
         facilities = driver.execute("select id, name from facility where revision > 0 order by id").fetchall()
         for number, name in facilities:
             _move_on(driver, name, number, {"rollups": 1})
-    driver.execute("vacuum (analyze) stratum, stratum_day, facet_month, sky_day")
+    driver.execute("vacuum (analyze) stratum, stratum_day, facet_month, facet_pair, sky_day")
     return f"roll-ups: counted anew, for all {len(facilities)} facilities that have files"

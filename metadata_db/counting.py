@@ -18,7 +18,7 @@ from typing import Any
 
 from metadata_db.filters import Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
-from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT
+from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT, STRATUM_COLUMNS
 
 EVERYTHING = ""
 """The field under which all files are counted together."""
@@ -105,7 +105,15 @@ class Shape:
 
 
 STRATA = Shape()
-"""Sums of strata, as a tally needs them."""
+"""Sums of strata with their checksum."""
+
+COUNTS = Shape(sums=("f.size_bytes",))
+"""Sums of strata, as facets need them."""
+
+
+def shape_of(fields: Sequence[str]) -> Shape:
+    """Return what the sources of a tally of `fields` tell: only all files together have a checksum."""
+    return STRATA if EVERYTHING in fields else COUNTS
 
 
 def _rows(source: str, conditions: Sequence[str], *, shape: Shape, sign: str = "") -> str:
@@ -121,21 +129,24 @@ def _summed_rows(source: str, conditions: Sequence[str], *, shape: Shape) -> str
     return f"select {', '.join((*shape.keys, *sums))} from {source} where {together(conditions)} group by {grouped}"
 
 
-def whole_lives() -> str:
+def whole_lives(*, shape: Shape) -> str:
     """Source of all living files."""
     return (
-        "select id, files, bytes, fingerprint_high, fingerprint_low from stratum"
+        f"select id, files, bytes{_checksum_of(shape)} from stratum"
         " where facility_id = any(%(facilities)s) and files <> 0"
     )
 
 
-def whole_days(*, first: str = "%(first_day)s", over: str = "%(over_day)s") -> str:
+def whole_days(*, first: str = "%(first_day)s", over: str = "%(over_day)s", shape: Shape) -> str:
     """Source of the files that begin on whole days."""
     return (
-        "select day.stratum_id, day.files, day.bytes, day.fingerprint_high, day.fingerprint_low"
-        " from stratum_day as day join stratum on stratum.id = day.stratum_id"
-        f" where day.day >= {first} and day.day < {over} and stratum.facility_id = any(%(facilities)s)"
+        f"select stratum_id, files, bytes{_checksum_of(shape)} from stratum_day"
+        f" where day >= {first} and day < {over} and facility_id = any(%(facilities)s)"
     )
+
+
+def _checksum_of(shape: Shape) -> str:
+    return ", fingerprint_high, fingerprint_low" if shape is STRATA else ""
 
 
 def edges(filters: Filters, span: Span, extra: Sequence[str] = (), *, shape: Shape = STRATA) -> list[str]:
@@ -227,31 +238,59 @@ def tally(
     ready
         A source that has sums of fields and values already, to which all conditions were applied.
     """
+    names = ("files", "bytes", "high", "low") if shape_of(fields) is STRATA else ("files", "bytes")
+    sums = ", ".join(f"sum({name}) as {name}" for name in names)
     parts = [] if ready is None else [ready]
+    known = ""
     if sources:
-        parts.append(f"""
-        select each.field, each.value, sum(t.files) as files, sum(t.bytes) as bytes, sum(t.high) as high,
-            sum(t.low) as low
-        from (
-            select stratum_id, sum(files) as files, sum(bytes) as bytes, sum(high) as high, sum(low) as low
-            from ({" union all ".join(sources)}) as source (stratum_id, files, bytes, high, low) group by 1
-        ) as t join stratum as s on s.id = t.stratum_id
-        cross join lateral (values {", ".join(_field_values(filters, fields))}) as each (field, value, is_wanted)
-        where each.is_wanted and each.value is not null group by 1, 2
-        """)
+        source = f"({' union all '.join(sources)}) as source (stratum_id, {', '.join(names)})"
+        known = f"""
+            with t as materialized (
+                select stratum_id, {sums} from {source} group by 1
+            ), s as materialized (
+                select t.*, {", ".join(f"stratum.{column}" for column in STRATUM_COLUMNS)}
+                from t join stratum on stratum.id = t.stratum_id
+            )
+        """
+        parts += [_field_sums(filters, field, names) for field in fields]
     return f"""
-        select field, value, sum(files)::int8 as files, sum(bytes) as bytes, sum(high) as high, sum(low) as low
-        from ({" union all ".join(parts)}) as part (field, value, files, bytes, high, low) group by 1, 2
+        {known} select field, value, sum(files)::int8 as files, sum(bytes) as bytes,
+            {"sum(high) as high, sum(low) as low" if "high" in names else "0 as high, 0 as low"}
+        from ({" union all ".join(parts)}) as part (field, value, {", ".join(names)}) group by 1, 2
     """
 
 
-def _field_values(filters: Filters, fields: Sequence[str]) -> list[str]:
-    found = []
-    for name in fields:
-        wanted = [text.format(t="s") for other, text in filters.counted.items() if other != name]
-        value = "''" if name == EVERYTHING else f"s.{name}_id::text" if name in NAMED_COLUMNS else f"s.{name}::text"
-        found.append(f"('{name}', {value}, {together(wanted)})")
-    return found
+def _field_sums(filters: Filters, field: str, names: Sequence[str]) -> str:
+    """Return the sums of the values of one field, under the conditions on all others."""
+    sums = ", ".join(f"sum({name})" for name in names)
+    wanted = [text.format(t="s") for other, text in filters.counted.items() if other != field]
+    if field == EVERYTHING:
+        # Without conditions nobody need know what the strata are.
+        return f"select '', '', {sums} from {'s' if wanted else 't'} where {together(wanted)} having count(*) > 0"
+    column = f"s.{field}_id" if field in NAMED_COLUMNS else f"s.{field}"
+    return (
+        f"select '{field}', {column}::text, {sums} from s"
+        f" where {together([*wanted, f'{column} is not null'])} group by {column}"
+    )
+
+
+def ready_pairs(filters: Filters, fields: Sequence[str]) -> str:
+    """Source of ready sums of the whole life, where one filter on what files are counted by is set."""
+    (chosen,) = filters.counted
+    ours = "facility_id = any(%(facilities)s)"
+    is_one = f"value = %({chosen})s::text" if chosen == "is_simulation" else f"value = any(%({chosen})s::text[])"
+    parts = []
+    for field in fields:
+        if field == chosen:
+            source, key = f"facet_month where field = '{field}' and month = {ALL_MONTHS} and {ours}", "value"
+        elif field == "facility":
+            months = f"field = '{chosen}' and month = {ALL_MONTHS}"
+            source, key = f"facet_month where {months} and {ours} and {is_one}", "facility_id::text"
+        else:
+            pairs = f"field = '{chosen}' and other_field = '{field}'"
+            source, key = f"facet_pair where {pairs} and {ours} and {is_one}", "other_value"
+        parts.append(f"select '{field}', {key}, sum(files), sum(bytes) from {source} group by 2")
+    return " union all ".join(parts)
 
 
 def ready_months(filters: Filters, fields: Sequence[str], *, narrowed_by: str | None = None) -> str:
@@ -263,7 +302,8 @@ def ready_months(filters: Filters, fields: Sequence[str], *, narrowed_by: str | 
         The only filter on what files are counted by: all that match together are those of its values.
     """
     ours = "month >= %(first_month)s and month < %(over_month)s and facility_id = any(%(facilities)s)"
-    sums = "sum(files), sum(bytes), sum(fingerprint_high), sum(fingerprint_low)"
+    checksum = ", sum(fingerprint_high), sum(fingerprint_low)" if shape_of(fields) is STRATA else ""
+    sums = f"sum(files), sum(bytes){checksum}"
     parts = []
     for name in fields:
         kept, value, condition = name, "value", ""

@@ -33,7 +33,7 @@ class Database:
         # The catalogue is UTC throughout; the planner's JIT costs more than it saves on our short statements. Plans
         # are made for the values at hand: a plan for any interval is a bad one for most.
         self._options = (
-            f"-c timezone=UTC -c jit=off -c plan_cache_mode=force_custom_plan"
+            f"-c timezone=UTC -c jit=off -c plan_cache_mode=force_custom_plan -c work_mem=32MB"
             f" -c statement_timeout={self._statement_timeout_ms}"
         )
         self._reading: AsyncConnectionPool[Any] | None = None

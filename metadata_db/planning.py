@@ -24,6 +24,8 @@ from metadata_db.counting import (
     found_in_sample,
     found_in_time,
     ready_months,
+    ready_pairs,
+    shape_of,
     since,
     tally,
     went_since,
@@ -134,24 +136,28 @@ def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> St
     """Return the tally of a question that strata and time alone decide: the roll-ups, and the edges of the interval."""
     span = Span.of(filters.interval)
     values = filters.values | span_values(span)
-    turned_back = since(filters) if is_past else []
+    shape = shape_of(fields)
+    turned_back = since(filters, shape=shape) if is_past else []
     narrowed_by = next(iter(filters.counted)) if list(fields) == [EVERYTHING] and len(filters.counted) == 1 else None
     is_ready = narrowed_by is not None or all(set(filters.counted) <= {name} for name in fields)
     if filters.interval is None:
         if is_ready:
             ready = ready_months(filters, fields, narrowed_by=narrowed_by)
             return Statement(text=tally(turned_back, filters, fields, ready=ready), values=values | whole_life_months())
-        return Statement(text=tally([whole_lives(), *turned_back], filters, fields), values=values)
-    sources = [*edges(filters, span), *turned_back]
+        if len(filters.counted) == 1 and EVERYTHING not in fields:
+            text = tally(turned_back, filters, fields, ready=ready_pairs(filters, fields))
+            return Statement(text=text, values=values)
+        return Statement(text=tally([whole_lives(shape=shape), *turned_back], filters, fields), values=values)
+    sources = [*edges(filters, span, shape=shape), *turned_back]
     first_month, over_month = span.months()
     if not (is_ready and first_month < over_month):
-        days = [whole_days()] if span.has_days else []
+        days = [whole_days(shape=shape)] if span.has_days else []
         return Statement(text=tally([*days, *sources], filters, fields), values=values)
     values |= month_values(first_month, over_month)
     if span.first_day < values["first_of_months"]:
-        sources.append(whole_days(over="%(first_of_months)s"))
+        sources.append(whole_days(over="%(first_of_months)s", shape=shape))
     if values["over_of_months"] < span.over_day:
-        sources.append(whole_days(first="%(over_of_months)s"))
+        sources.append(whole_days(first="%(over_of_months)s", shape=shape))
     ready = ready_months(filters, fields, narrowed_by=narrowed_by)
     return Statement(text=tally(sources, filters, fields, ready=ready), values=values)
 
@@ -177,7 +183,7 @@ def month_values(first_month: int, over_month: int) -> dict[str, Any]:
 
 def tally_found(filters: Filters, fields: Sequence[str], choice: Choice, *, is_past: bool) -> Statement:
     """Return the tally of a question that looks at more than strata: of the files that `choice` finds."""
-    sources = found(filters, choice, is_past=is_past)
+    sources = found(filters, choice, is_past=is_past, shape=shape_of(fields))
     return Statement(text=tally(sources, filters, fields), values=filters.values)
 
 
@@ -197,7 +203,7 @@ def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STR
 def tally_sampled(filters: Filters, fields: Sequence[str], choice: Choice) -> tuple[Statement, float]:
     """Return the tally of a sample, and how many files each of it stands for."""
     slots, weight = sample(choice)
-    text = tally([found_in_sample(filters, slots)], filters, fields)
+    text = tally([found_in_sample(filters, slots, shape=shape_of(fields))], filters, fields)
     return Statement(text=text, values=filters.values | {"slots": slots}), weight
 
 

@@ -25,9 +25,8 @@ DAY = f"coalesce(floor(extract(epoch from time_begin) / 86400)::int, {NO_DAY})"
 MONTH = f"coalesce((extract(year from time_begin) * 12 + extract(month from time_begin) - 1)::int, {NO_MONTH})"
 
 # The facility itself is a column of `facet_month`; the sums of all its files stand under the field ''.
-_VALUES = ", ".join(
-    ["('', '')", *(f"('{name.removesuffix('_id')}', stratum.{name}::text)" for name in STRATUM_COLUMNS[1:])]
-)
+_CHOICES = ", ".join(f"('{name.removesuffix('_id')}', stratum.{name}::text)" for name in STRATUM_COLUMNS[1:])
+_VALUES = f"('', ''), {_CHOICES}"
 
 _UPSERT = "files = {0}.files + excluded.files, bytes = {0}.bytes + excluded.bytes"
 _UPSERT_ALL = (
@@ -60,7 +59,7 @@ _DELTA = f"""
 """What a revision changed: files that came count for it, files that went against it."""
 
 _DAYS = f"""
-    insert into stratum_day select day, stratum_id, {_SUMS} from delta group by 1, 2
+    insert into stratum_day select day, stratum_id, %(facility_id)s, {_SUMS} from delta group by 1, 2
     on conflict (day, stratum_id) do update set {_UPSERT_ALL.format("stratum_day")}
 """
 
@@ -91,6 +90,25 @@ _FACETS = f"""
     on conflict (field, month, facility_id, value) do update set {_UPSERT_ALL.format("facet_month")}
 """
 
+
+def _pair_sums(source: str) -> str:
+    """Return the rows of `facet_pair` of a source of sums by stratum."""
+    return f"""
+        select one.field, other.field as other_field, stratum.facility_id, one.value, other.value as other_value,
+            sum(delta.files) as files, sum(delta.bytes) as bytes
+        from ({source}) as delta join stratum on stratum.id = delta.stratum_id
+        cross join lateral (values {_CHOICES}) as one (field, value)
+        cross join lateral (values {_CHOICES}) as other (field, value)
+        where one.value is not null and other.value is not null and one.field <> other.field group by 1, 2, 3, 4, 5
+    """
+
+
+_PAIRS = f"""
+    insert into facet_pair
+    {_pair_sums("select stratum_id, sum(files) as files, sum(bytes) as bytes from delta group by 1")}
+    on conflict (field, other_field, facility_id, value, other_value) do update set {_UPSERT.format("facet_pair")}
+"""
+
 _SKY = f"""
     insert into sky_day select span.day, stratum_id, cell, sum(files), sum(bytes)
     from delta cross join lateral (values (delta.day), ({ALL_DAYS})) as span (day)
@@ -98,7 +116,7 @@ _SKY = f"""
     on conflict (day, stratum_id, cell) do update set {_UPSERT.format("sky_day")}
 """
 
-_STEPS: Sequence[str] = (_DELTA, _DAYS, _STRATA, _FACETS, _SKY)
+_STEPS: Sequence[str] = (_DELTA, _DAYS, _STRATA, _FACETS, _PAIRS, _SKY)
 
 
 async def add_up(execute: Execute, *, facility_id: int, revision: int) -> None:
@@ -128,12 +146,19 @@ def count_strata(within: str = "true") -> str:
 
 def count_days(within: str = "true") -> str:
     """Return what `stratum_day` has to say, counted from the files of a condition."""
-    return f"select {DAY} as day, stratum_id, {_FILE_SUMS} from file where {within} group by 1, 2"
+    return f"select {DAY} as day, stratum_id, facility_id, {_FILE_SUMS} from file where {within} group by 1, 2, 3"
 
 
 def count_facets(within: str = "true") -> str:
     """Return what `facet_month` has to say, counted from the files of a condition."""
     return _facet_sums(f"select stratum_id, {MONTH} as month, {_FILE_SUMS} from file where {within} group by 1, 2")
+
+
+def count_pairs(within: str = "true") -> str:
+    """Return what `facet_pair` has to say, counted from the files of a condition."""
+    return _pair_sums(
+        f"select stratum_id, count(*) as files, sum(size_bytes) as bytes from file where {within} group by 1"
+    )
 
 
 def count_sky(within: str = "true") -> str:
@@ -156,13 +181,16 @@ _MONTHS_OF_DAYS = f"select stratum_id, {_DAY_MONTH} as month, {_ALL_SUMS.format(
 REBUILD: Sequence[str] = (
     "delete from stratum_day",
     "delete from facet_month",
+    "delete from facet_pair",
     "delete from sky_day",
-    f"insert into stratum_day {count_days()}",
+    # In the order of days, in which they are read.
+    f"insert into stratum_day {count_days()} order by 1",
     "update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0"
     " where (files, bytes, fingerprint_high, fingerprint_low) <> (0, 0, 0, 0)",
     _STRATA.replace("from delta", "from stratum_day"),
     f"insert into facet_month {_facet_sums(_MONTHS_OF_DAYS)}",
-    f"insert into sky_day {count_sky()}",
+    f"insert into facet_pair {_pair_sums('select id as stratum_id, files, bytes from stratum where files <> 0')}",
+    f"insert into sky_day {count_sky()} order by 1",
 )
 """Counts everything anew; the writers of all facilities must be locked out. Searches go on meanwhile and see what was:
 rows are deleted, for a truncated table is empty to those who began before it was, too."""

@@ -356,6 +356,7 @@ stratum_day = Table(
     # Days since 1970, UTC, on which files begin; `NO_DAY` for those without a time.
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("stratum_id", Integer, primary_key=True, autoincrement=False),
+    Column("facility_id", SmallInteger, nullable=False),
     *_sums(),
     Index("stratum_day_stratum_id_day_idx", "stratum_id", "day"),
 )
@@ -370,6 +371,18 @@ facet_month = Table(
     Column("facility_id", SmallInteger, primary_key=True, autoincrement=False),
     Column("value", Text, primary_key=True),
     *_sums(),
+)
+
+facet_pair = Table(
+    "facet_pair",
+    metadata,
+    # For the whole life: by one field under a choice in another one.
+    Column("field", Text, primary_key=True),
+    Column("other_field", Text, primary_key=True),
+    Column("facility_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("value", Text, primary_key=True),
+    Column("other_value", Text, primary_key=True),
+    *_sums(has_checksum=False),
 )
 
 sky_day = Table(

@@ -94,7 +94,8 @@ DAY = "coalesce(floor(extract(epoch from time_begin) / 86400)::int, -2147483648)
 SUMS = "sum(size_bytes), sum(fingerprint_high), sum(fingerprint_low)"
 
 TOTALS = (
-    f"insert into stratum_day select {DAY}, stratum_id, count(*), {SUMS} from file group by 1, 2",
+    f"insert into stratum_day select {DAY}, stratum_id, facility_id, count(*), {SUMS} from file"
+    " group by 1, 2, 3 order by 1",
     """
     update stratum set files = found.files, bytes = found.bytes, fingerprint_high = found.high,
         fingerprint_low = found.low
@@ -118,9 +119,17 @@ TOTALS = (
     where each.value is not null group by 1, 2, 3, 4
     """,
     f"""
+    insert into facet_pair
+    select one.field, other.field, stratum.facility_id, one.value, other.value, sum(files), sum(bytes) from stratum
+    cross join lateral (values {", ".join(FACETS)}) as one (field, value)
+    cross join lateral (values {", ".join(FACETS)}) as other (field, value)
+    where files <> 0 and one.value is not null and other.value is not null and one.field <> other.field
+    group by 1, 2, 3, 4, 5
+    """,
+    f"""
     insert into sky_day select span.day, stratum_id, (hpx >> 46)::int, count(*), sum(size_bytes)
     from file cross join lateral (values ({DAY}), (-2147483647)) as span (day)
-    where hpx is not null group by 1, 2, 3
+    where hpx is not null group by 1, 2, 3 order by 1
     """,
 )
 
@@ -141,7 +150,7 @@ TABLES = (
     "create index if not exists stratum_facility_id_idx on stratum (facility_id)",
     f"""
     create table if not exists stratum_day (
-        day integer not null, stratum_id integer not null, {SUM_COLUMNS}, {PRINTS},
+        day integer not null, stratum_id integer not null, facility_id smallint not null, {SUM_COLUMNS}, {PRINTS},
         constraint stratum_day_pkey primary key (day, stratum_id)
     )
     """,
@@ -150,6 +159,13 @@ TABLES = (
     create table if not exists facet_month (
         field text not null, month integer not null, facility_id smallint not null, value text not null,
         {SUM_COLUMNS}, {PRINTS}, constraint facet_month_pkey primary key (field, month, facility_id, value)
+    )
+    """,
+    f"""
+    create table if not exists facet_pair (
+        field text not null, other_field text not null, facility_id smallint not null, value text not null,
+        other_value text not null, {SUM_COLUMNS},
+        constraint facet_pair_pkey primary key (field, other_field, facility_id, value, other_value)
     )
     """,
     f"""
@@ -199,7 +215,7 @@ SETTINGS = (
     *(
         f"alter table {name} set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05,"
         " autovacuum_vacuum_threshold = 500)"
-        for name in ("stratum", "stratum_day", "facet_month", "sky_day", "facility")
+        for name in ("stratum", "stratum_day", "facet_month", "facet_pair", "sky_day", "facility")
     ),
 )
 
@@ -373,7 +389,7 @@ def _refuse_writers_and_count(driver: Driver) -> None:
         driver.execute("drop trigger if exists file_is_migrated on file")
         _move_the_ended(driver)
         _fill_in(driver)
-        for table in ("stratum_day", "facet_month", "sky_day"):
+        for table in ("stratum_day", "facet_month", "facet_pair", "sky_day"):
             driver.execute(f"truncate {table}")
         driver.execute("update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0")
         for statement in TOTALS:
@@ -412,7 +428,7 @@ def _finish(driver: Driver) -> None:
         "drop trigger file_is_migrated on file",
         "drop function file_refuse()",
     )
-    for table in ("file", "file_history", "stratum", "stratum_day", "facet_month", "sky_day"):
+    for table in ("file", "file_history", "stratum", "stratum_day", "facet_month", "facet_pair", "sky_day"):
         driver.execute(f"analyze {table}")
 
 
@@ -432,7 +448,7 @@ def downgrade() -> None:
     op.execute("alter table file add constraint file_life_check check (removed_in > added_in)")
     for name in (*NEW, "line_digest"):
         op.execute(f"alter table file drop column {name}")
-    for table in ("sky_day", "facet_month", "stratum_day", "stratum", "file_history"):
+    for table in ("sky_day", "facet_pair", "facet_month", "stratum_day", "stratum", "file_history"):
         op.execute(f"drop table {table}")
     op.execute("drop function stratum_key")
     op.execute("alter table facility drop column change_id")

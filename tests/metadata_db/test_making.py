@@ -79,12 +79,15 @@ async def test_a_process_that_is_killed_costs_one_batch_and_nothing_of_it_is_see
 ) -> None:
     await register(vocabulary)
 
-    async def killed() -> None:
-        while not (found := children()):
+    async def kill_whoever_reads() -> None:
+        while True:
+            for child in children():
+                os.kill(child.pid, signal.SIGKILL)
             await asyncio.sleep(0.01)
-        os.kill(found[0].pid, signal.SIGKILL)
 
+    killing = asyncio.create_task(kill_whoever_reads())
     with pytest.raises(UnavailableError, match="send the batch again"):
-        await asyncio.gather(load(large, *RECORDS), killed())
+        await load(large, *RECORDS)
+    killing.cancel()
     assert await rows_of(database) == []
     assert (await load(large, *RECORDS)).added == N
