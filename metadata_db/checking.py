@@ -73,6 +73,11 @@ class _Check:
     """Statement that gives a text for each finding, or a function that finds them."""
     is_note: bool = False
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether it looks at each file by itself, so that a sample says something."""
+        return callable(self.find) or _SAMPLE in self.find
+
 
 class Checker:
     """Checks a catalogue against itself, and mends it.
@@ -106,7 +111,7 @@ class Checker:
                     count, findings = self._find(driver, check, values)
                 yield Outcome(
                     name=check.name,
-                    compares=check.compares,
+                    compares=check.compares + (", in one file of 256" if self._is_sampled and check.can_sample else ""),
                     mend=check.mend,
                     count=count,
                     findings=findings,
