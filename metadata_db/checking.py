@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from metadata_db.database import Driver, connected
 from metadata_db.errors import NotFoundError
-from metadata_db.loading import CHANGE_LOCK
+from metadata_db.loading import CHANGE_LOCK, MOVE_ON
 from metadata_db.rollups import REBUILD, count_days, count_facets, count_sky, count_strata
 from metadata_db.settings import CatalogueSettings
 from metadata_db.sky import find_cells
@@ -548,13 +548,8 @@ def _move_on(driver: Driver, name: str, number: int, detail: Mapping[str, int]) 
     driver.execute("select pg_advisory_xact_lock(%s)", [CHANGE_LOCK])
     row = _run(driver, f"select {_BEYOND} from ({_REACHED}) as reached", {"facility": number}).fetchone()
     revision = int(row[0]) if row else 1
-    driver.execute(
-        "with made as ("
-        "   insert into change (at, kind, subject, detail, facility_id, revision)"
-        "   values (clock_timestamp(), 'repair', %(name)s, %(detail)s, %(id)s, %(revision)s) returning id"
-        ") update facility set revision = %(revision)s, change_id = made.id from made where facility.id = %(id)s",
-        {"id": number, "name": name, "revision": revision, "detail": Jsonb({"revision": revision, **detail})},
-    )
+    told = Jsonb({"revision": revision, **detail})
+    _run(driver, MOVE_ON, {"id": number, "name": name, "revision": revision, "kind": "repair", "detail": told})
 
 
 _BEYOND = "greatest(revision, told, added_in, added_before, removed_in) + 1"
