@@ -41,7 +41,7 @@ from psycopg.types.json import Jsonb
 from metadata_db import rollups
 from metadata_db.database import Driver, connected
 from metadata_db.errors import BadInputError, CatalogueError
-from metadata_db.loading import CHANGE_LOCK
+from metadata_db.loading import CHANGE_LOCK, MOVE_ON
 from metadata_db.rows import COLUMNS, JSON_COLUMNS, MAX_LINE_BYTES, Row, finish_rows, make_drafts
 from metadata_db.settings import CatalogueSettings
 from metadata_db.strata import Strata
@@ -296,13 +296,8 @@ def _move_facilities_on(driver: Driver) -> None:
     ).fetchall()
     for number, name, count in rows:
         detail = {"revision": FIRST_REVISION, "added": count, "changed": 0, "reread": 0}
-        driver.execute(
-            "with made as ("
-            "   insert into change (at, kind, subject, detail, facility_id, revision)"
-            "   values (clock_timestamp(), 'ingest', %(name)s, %(detail)s, %(id)s, %(revision)s) returning id"
-            ") update facility set revision = %(revision)s, change_id = made.id from made where facility.id = %(id)s",
-            {"id": number, "name": name, "detail": Jsonb(detail), "revision": FIRST_REVISION},
-        )
+        values = {"id": number, "name": name, "revision": FIRST_REVISION, "kind": "ingest", "detail": Jsonb(detail)}
+        driver.execute(sql.SQL(MOVE_ON), values)
 
 
 # --- in a process of its own ------------------------------------------------------------------------------------------

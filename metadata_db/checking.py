@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 
 from metadata_db.database import Driver, connected
 from metadata_db.errors import NotFoundError
-from metadata_db.loading import CHANGE_LOCK
+from metadata_db.loading import CHANGE_LOCK, MOVE_ON
 from metadata_db.rollups import REBUILD, count_days, count_facets, count_pairs, count_sky, count_strata
 from metadata_db.settings import CatalogueSettings
 from metadata_db.sky import find_cells
@@ -73,6 +73,11 @@ class _Check:
     """Statement that gives a text for each finding, or a function that finds them."""
     is_note: bool = False
 
+    @property
+    def can_sample(self) -> bool:
+        """Whether it looks at each file by itself, so that a sample says something."""
+        return callable(self.find) or _SAMPLE in self.find
+
 
 class Checker:
     """Checks a catalogue against itself, and mends it.
@@ -106,7 +111,7 @@ class Checker:
                     count, findings = self._find(driver, check, values)
                 yield Outcome(
                     name=check.name,
-                    compares=check.compares,
+                    compares=check.compares + (", in one file of 256" if self._is_sampled and check.can_sample else ""),
                     mend=check.mend,
                     count=count,
                     findings=findings,
@@ -555,13 +560,8 @@ def _move_on(driver: Driver, name: str, number: int, detail: Mapping[str, int]) 
     driver.execute("select pg_advisory_xact_lock(%s)", [CHANGE_LOCK])
     row = _run(driver, f"select {_BEYOND} from ({_REACHED}) as reached", {"facility": number}).fetchone()
     revision = int(row[0]) if row else 1
-    driver.execute(
-        "with made as ("
-        "   insert into change (at, kind, subject, detail, facility_id, revision)"
-        "   values (clock_timestamp(), 'repair', %(name)s, %(detail)s, %(id)s, %(revision)s) returning id"
-        ") update facility set revision = %(revision)s, change_id = made.id from made where facility.id = %(id)s",
-        {"id": number, "name": name, "revision": revision, "detail": Jsonb({"revision": revision, **detail})},
-    )
+    told = Jsonb({"revision": revision, **detail})
+    _run(driver, MOVE_ON, {"id": number, "name": name, "revision": revision, "kind": "repair", "detail": told})
 
 
 _BEYOND = "greatest(revision, told, added_in, added_before, removed_in) + 1"

@@ -94,7 +94,7 @@ class LoadingTable:
         """
         values = self._id | {"revision": detail["revision"], "kind": kind, "name": name, "detail": Jsonb(dict(detail))}
         await self.execute("select pg_advisory_xact_lock(%(key)s)", {"key": CHANGE_LOCK})
-        await self.execute(_MOVE_ON, values)
+        await self.execute(MOVE_ON, values)
 
     @property
     def _id(self) -> dict[str, Any]:
@@ -119,8 +119,7 @@ class ForeignLine:
 CHANGE_LOCK = 0x6368616E6765
 """Key of the advisory lock under which changes get their numbers: the bytes of "change"."""
 
-# The times of changes grow as their numbers do, also when a clock was put back: a time names one state for ever.
-_MOVE_ON = """
+MOVE_ON = """
     with made as (
         insert into change (at, kind, subject, detail, facility_id, revision)
         select greatest(clock_timestamp(), (
@@ -130,6 +129,8 @@ _MOVE_ON = """
     )
     update facility set revision = %(revision)s, change_id = made.id from made where facility.id = %(id)s
 """
+"""Moves a facility, under the lock on changes, and writes the change. The times of changes grow as their numbers do,
+also when a clock was put back: a time names one state for ever."""
 
 _FOREIGN = """
     delete from {incoming} as incoming using file

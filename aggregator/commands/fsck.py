@@ -7,8 +7,9 @@ import click
 
 from aggregator.commands.console import examples, format_count, print_some
 from aggregator.commands.failures import EXIT_FAILURE
-from aggregator.commands.migrate import migrated_database
-from aggregator.commands.settings import data_dir_option
+from aggregator.commands.migrate import require_newest
+from aggregator.commands.servers import running_servers
+from aggregator.commands.settings import data_dir_option, load_settings
 from metadata_db.checking import SHOWN, Checker, Outcome
 
 
@@ -29,7 +30,8 @@ def command(repair: bool, facility: str | None, sample: bool, data_dir: Path | N
     One line for each check, with what was compared, and the first findings. Exit code 1 if there are any; notes are
     none.
     """
-    with migrated_database(data_dir) as settings:
+    with running_servers(load_settings(data_dir=data_dir)) as settings:
+        require_newest(settings)
         checker = Checker(settings.catalogue, facility=facility, is_sampled=sample)
         found = _print(checker.check())
         if found and repair:

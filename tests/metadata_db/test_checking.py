@@ -78,7 +78,12 @@ MENDABLE = {
         1,
     ),
     "a day is missing": ("delete from stratum_day where day = 18200", {"stratum_day"}, "18200", None),
-    "a day is too much": ("insert into stratum_day values (1, 77, 1, 1, 0, 0)", {"stratum_day"}, "stratum_day 1 77", 1),
+    "a day is too much": (
+        "insert into stratum_day values (1, 77, 1, 1, 1, 0, 0)",
+        {"stratum_day"},
+        "stratum_day 1 77",
+        1,
+    ),
     "a month is wrong": (
         "update facet_month set bytes = bytes - 1 where field = 'level' and month = -1",
         {"facet_month"},
