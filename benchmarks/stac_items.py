@@ -1,0 +1,161 @@
+"""The generated catalogue and its questions in STAC's words, as pgstac wants them.
+
+A facility is a collection, a file an item with one asset. A file's path is its item's id: the `fields` extension always
+returns id and collection, so that an answer holds every field once, as ours does. For the same reason the size is a
+property too: taken from the asset it would come with the names that it is nested in.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from benchmarks.catalogue import FIRST_YEAR, SEASONS, GeneratedFacility
+from benchmarks.questions import PAGE_FILES, Filter
+from metadata_db.records import FileRecord
+
+Json: TypeAlias = dict[str, Any]
+
+COMPARED = ("facility and month", "one week, all facilities", "one run", "rare attribute", "cone and year")
+"""Kinds of `benchmarks.questions` that both are asked."""
+
+STAC_VERSION = "1.0.0"
+
+NO_POSITION = [0.0, -90.0]
+"""Longitude and latitude of files without a position, which pgstac does not allow; far from all that is asked about."""
+
+QUERYABLES: Json = {
+    "$schema": "https://json-schema.org/draft/2019-09/schema",
+    "$id": "https://example.org/queryables",
+    "type": "object",
+    "title": "What is asked about",
+    "properties": {"run": {"type": "integer"}, "block": {"type": "string"}},
+}
+"""Properties that are asked about; each gets an index."""
+
+RETURNED = (
+    "id",
+    "collection",
+    "properties.size_bytes",
+    "properties.kind",
+    "properties.level",
+    "properties.start_datetime",
+    "properties.end_datetime",
+    "properties.obs_id",
+    "properties.run",
+    "properties.object",
+    "properties.energy_min_ev",
+    "properties.quality",
+)
+"""The twelve fields of `benchmarks.questions.DOCUMENT`."""
+
+WITH_COUNT: Json = {"conf": {"context": "on"}}
+"""Added to a search it makes pgstac count what matches, which it does not do by itself."""
+
+_ELSEWHERE = {"facility", "path", "sha256", "md5", "modified_at", "time_begin", "time_end", "attributes"}
+"""Fields of a record that do not become properties of the same name."""
+
+
+def to_collection(generated: GeneratedFacility) -> Json:
+    """Return a facility as a collection."""
+    facility = generated.facility()
+    interval = [f"{FIRST_YEAR}-09-01T00:00:00Z", f"{FIRST_YEAR + SEASONS}-09-01T00:00:00Z"]
+    return {
+        "type": "Collection",
+        "stac_version": STAC_VERSION,
+        "id": facility.name,
+        "title": facility.title,
+        "description": facility.title,
+        "license": "proprietary",
+        "extent": {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [interval]}},
+        "links": [],
+    }
+
+
+def to_item(record: FileRecord) -> Json:
+    """Return a file as an item: its times as a range, its position as a point, the rest as properties and asset."""
+    fields: Json = msgspec.to_builtins(record)
+    asset = {
+        "href": f"{record.storage}/{record.path}",
+        "roles": ["data"],
+        "file:size": record.size_bytes,
+        "file:checksum": f"1220{record.sha256}",  # a multihash: SHA-256, 32 bytes
+        "md5": record.md5,
+    }
+    position = NO_POSITION
+    if record.ra_deg is not None and record.dec_deg is not None:
+        position = [to_longitude(record.ra_deg), record.dec_deg]
+    properties = {name: value for name, value in fields.items() if name not in _ELSEWHERE}
+    properties |= {
+        "datetime": None,
+        "start_datetime": fields["time_begin"],
+        "end_datetime": fields["time_end"],
+        "updated": fields["modified_at"],
+        **record.attributes,
+    }
+    return {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "id": record.path,
+        "collection": record.facility,
+        "geometry": {"type": "Point", "coordinates": position},
+        "bbox": position * 2,
+        "properties": properties,
+        "links": [],
+        "assets": {"file": asset},
+    }
+
+
+def to_longitude(ra_deg: float) -> float:
+    """Return a right ascension as a longitude, at least -180 and below 180."""
+    return ra_deg if ra_deg < 180 else round(ra_deg - 360, 9)
+
+
+def to_search(asked: Filter) -> Json:
+    """Return the body of a STAC search for what a filter of `benchmarks.questions` asks.
+
+    A cone becomes the box around it, which holds a little more sky.
+
+    Raises
+    ------
+    ValueError
+        The filter asks for something that is not translated.
+    """
+    if unknown := asked.keys() - {"facility", "time", "run", "attributes", "cone"}:
+        raise ValueError(f"not translated to STAC: {sorted(unknown)}")
+    search: Json = {"limit": PAGE_FILES, "fields": {"include": RETURNED, "exclude": ["links"]}}
+    if "facility" in asked:
+        search["collections"] = asked["facility"]
+    if "time" in asked:
+        search["datetime"] = f"{asked['time']['begin']}/{asked['time']['end']}"
+    if "cone" in asked:
+        search["bbox"] = _box(**asked["cone"])
+    equal = [("run", runs["first"]) for runs in asked.get("run", ())]
+    equal += [(attribute["name"], attribute["equals"]) for attribute in asked.get("attributes", ())]
+    if equal:
+        terms = [{"op": "=", "args": [{"property": name}, value]} for name, value in equal]
+        search["filter-lang"] = "cql2-json"
+        search["filter"] = terms[0] if len(terms) == 1 else {"op": "and", "args": terms}
+    return search
+
+
+def _box(*, raDeg: float, decDeg: float, radiusDeg: float) -> list[float]:  # noqa: N803 - as in the filter
+    half_width = math.degrees(math.asin(math.sin(math.radians(radiusDeg)) / math.cos(math.radians(decDeg))))
+    longitude = to_longitude(raDeg)
+    return [longitude - half_width, decDeg - radiusDeg, longitude + half_width, decDeg + radiusDeg]
+
+
+def write_collections(facilities: Iterable[GeneratedFacility], path: Path) -> None:
+    """Write the collections of all facilities, one a line."""
+    path.write_bytes(b"".join(msgspec.json.encode(to_collection(facility)) + b"\n" for facility in facilities))
+
+
+def write_items(facilities: Sequence[GeneratedFacility], path: Path) -> None:
+    """Write the items of all facilities, one a line."""
+    with path.open("wb", buffering=1 << 20) as lines:
+        for facility in facilities:
+            for record in facility.iter_records():
+                lines.write(msgspec.json.encode(to_item(record)))
+                lines.write(b"\n")
