@@ -79,7 +79,8 @@ def main(
         if which in ("staging", "all"):
             show(staging.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
         if which == "stac":
-            show(*stac.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
+            for table in stac.run(servers, n_files=files, repeats=repeats, limit_s=limit_s):
+                show(table)
     if json_file is not None:
         content = {"machine": machine, "tables": [as_mapping(table) for table in tables]}
         json_file.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))

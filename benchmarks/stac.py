@@ -29,6 +29,18 @@ from benchmarks.questions import PAGE_FILES, Filter, iter_bodies
 from benchmarks.service import BenchmarkError, Servers, Service, running_service
 from benchmarks.stac_items import COMPARED, WITH_COUNT, Json, to_search, write_collections, write_items
 
+DOCUMENT = f"""query Page($filter: SearchFilter!) {{
+  search(filter: $filter, prepare: NEVER) {{
+    totalCount {{ value }}
+    totalBytes
+    files(first: {PAGE_FILES}) {{
+      nodes {{ facility path sizeBytes kind level timeBegin timeEnd obsId run object energyMinEv quality }}
+      pageInfo {{ hasNextPage endCursor }}
+    }}
+  }}
+}}"""
+"""What Catchment is asked: that of `benchmarks.questions` without facets, which pgstac has not."""
+
 CONNECTIONS = (1, 16)
 """Connections of the measurements."""
 
@@ -73,8 +85,11 @@ class _Files:
     item_lanes: Sequence[Path]
 
 
-def run(servers: Servers, *, n_files: int, repeats: int, limit_s: float) -> list[Table]:
-    """Compare ingest and search of `n_files` generated records; each load takes at most `limit_s` seconds."""
+def run(servers: Servers, *, n_files: int, repeats: int, limit_s: float) -> Iterator[Table]:
+    """Compare ingest and search of `n_files` generated records; each load takes at most `limit_s` seconds.
+
+    A table comes as soon as all in it is measured.
+    """
     facilities = make_facilities(n_files)
     folder = servers.data_dir / "pgstac"
     ingests: dict[str, list[Sample]] = {}
@@ -84,19 +99,21 @@ def run(servers: Servers, *, n_files: int, repeats: int, limit_s: float) -> list
                 for way, sample in _measure_ingest(servers, service, pgstac, facilities, files).items():
                     ingests.setdefault(way, []).append(sample)
                 if repeat == repeats - 1:  # the last catalogues are those that are searched
+                    yield _ingest_table(ingests, n_files, pgstac)
                     pgstac.make_indexes()
-                    search_table = _measure_searches(service, pgstac, facilities, repeats=repeats, limit_s=limit_s)
-        versions = pgstac.versions()
-    ingest_table = Table(
+                    yield _measure_searches(service, pgstac, facilities, repeats=repeats, limit_s=limit_s)
+
+
+def _ingest_table(ingests: Mapping[str, Sequence[Sample]], n_files: int, pgstac: Pgstac) -> Table:
+    return Table(
         title=f"Ingest of {n_files:,} records, Catchment and pgstac",
         rows=tuple(gather(way, samples) for way, samples in ingests.items()),
         notes=(
             f"ratio: records per second of Catchment, {LANES} requests at a time over HTTP, to those of the row",
             "Catchment has all its indexes meanwhile; pgstac gets those of 'run' and 'block' afterwards",
-            f"pgstac: {versions}",
+            f"pgstac: {pgstac.versions()}",
         ),
     )
-    return [ingest_table, search_table]
 
 
 @contextmanager
@@ -212,7 +229,9 @@ def _sides(service: Service, pgstac: Pgstac) -> Iterator[list[_Side]]:
                 url=service.url,
                 path="/graphql",
                 process=service.web,
-                translate=lambda body: body,
+                translate=lambda body: msgspec.json.encode(
+                    {"query": DOCUMENT, "variables": {"filter": _filter_of(body)}}
+                ),
                 read_count=lambda answer: answer["data"]["search"]["totalCount"]["value"],
                 read_files=lambda answer: {
                     (node["facility"], node["path"]) for node in answer["data"]["search"]["files"]["nodes"]

@@ -26,6 +26,9 @@ STAC_VERSION = "1.0.0"
 NO_POSITION = [0.0, -90.0]
 """Longitude and latitude of files without a position, which pgstac does not allow; far from all that is asked about."""
 
+NO_TIME = "1900-01-01T00:00:00Z"
+"""Time of files without one, which pgstac does not allow either."""
+
 QUERYABLES: Json = {
     "$schema": "https://json-schema.org/draft/2019-09/schema",
     "$id": "https://example.org/queryables",
@@ -87,12 +90,13 @@ def to_item(record: FileRecord) -> Json:
     position = NO_POSITION
     if record.ra_deg is not None and record.dec_deg is not None:
         position = [to_longitude(record.ra_deg), record.dec_deg]
+    begin = fields.get("time_begin", NO_TIME)
     properties = {name: value for name, value in fields.items() if name not in _ELSEWHERE}
     properties |= {
         "datetime": None,
-        "start_datetime": fields["time_begin"],
-        "end_datetime": fields["time_end"],
-        "updated": fields["modified_at"],
+        "start_datetime": begin,
+        "end_datetime": fields.get("time_end", begin),
+        "updated": fields.get("modified_at"),
         **record.attributes,
     }
     return {
