@@ -28,6 +28,7 @@ from aggregator.settings import Settings
 from aggregator.staging.buffer import LocalFileBuffer
 from aggregator.staging.ledger import ExportLedger
 from aggregator.staging.queue import TaskQueue
+from metadata_db.alerts import AlertStore
 from metadata_db.app import IngestApi
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
@@ -104,6 +105,7 @@ class Service:
             ingest=Ingest(self.database, self.vocabulary),
             vocabulary=self.vocabulary,
             tokens=TokenStore(self.database),
+            alerts=AlertStore(self.database),
             on_change=self.controller.note_revisions,
         )
         return [

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from metadata_db.search import FacetField, Order, Revisions
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 REVISIONS_S = 1.0
 """Longest time a process answers by revisions that another process may have moved."""
@@ -50,15 +51,15 @@ class CatalogueReader(Protocol):
 
     async def revisions(self, names: Sequence[str] = ()) -> Revisions: ...
 
-    async def summary(self, asked: SearchQuery, revisions: Revisions) -> Summary: ...
+    async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = ...) -> Summary: ...
 
     async def page(
         self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
     ) -> Page: ...
 
     async def facets(
-        self, asked: SearchQuery, revisions: Revisions, field: FacetField, *, limit: int
-    ) -> list[FacetValue]: ...
+        self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool = ...
+    ) -> dict[FacetField, list[FacetValue]]: ...
 
 
 class ExportDesk(Protocol):
@@ -86,6 +87,10 @@ class AutoPrepareLimits:
 
     files: int
     bytes: int
+
+
+def _facet_part(field: FacetField) -> str:
+    return f"facet:{field.value}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,11 @@ class CoreController:
         summary = await self._find_in_cache(answer, "summary", Summary)
         cached = summary is not None
         if summary is None:
-            summary = await self._look_up(answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions))
+            summary = await self._look_up(
+                answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions, exact=False)
+            )
+        if summary.is_estimate:
+            summary = await self._find_in_cache(answer, "exact summary", Summary) or summary
         response = QuickResponse(answer=answer, summary=summary, cached=cached, export=None)
         return await self._start_full_response(response, prepare)
 
@@ -183,6 +192,22 @@ class CoreController:
 
         return await self._single_flight((answer.key, part), fly)
 
+    async def _find_all_in_cache(self, answer: Answer, parts: Sequence[str], kind: type[T]) -> list[T | None]:
+        return [await self._find_in_cache(answer, part, kind) for part in parts]
+
+    async def _look_up_all(
+        self, answer: Answer, parts: Mapping[K, str], look_up: Callable[[], Awaitable[Mapping[K, T]]]
+    ) -> dict[K, T]:
+        """Ask the catalogue for several parts at once, and keep each of them."""
+
+        async def fly() -> dict[K, T]:
+            found = await look_up()
+            for key, part in parts.items():
+                await self.cache.put_part(answer.key, part, msgspec.json.encode(found[key]))
+            return {key: found[key] for key in parts}
+
+        return await self._single_flight((answer.key, tuple(parts.values())), fly)
+
     async def _single_flight(self, key: Hashable, fly: Callable[[], Awaitable[T]]) -> T:
         """Run `fly` once for all callers with this key; a caller that goes away does not end it for the others."""
         flight = self._flights.get(key)
@@ -211,42 +236,68 @@ class CoreController:
             lambda: self.catalogue.page(answer.query, answer.revisions, order=order, first=first, after=after),
         )
 
-    async def facets(self, answer: Answer, facet: FacetField) -> list[FacetValue]:
-        """Count the files of an answer by the values of one field, leaving out the answer's own choice in it."""
-        if facet is FacetField.FACILITY and answer.query.facility:
+    async def facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
+        """Count the files of an answer by the values of some fields, each without the answer's own choice in it."""
+        if FacetField.FACILITY in fields and answer.query.facility:
             # Without its own choice the question touches the other facilities too.
             everywhere = await self._present_revisions(SearchQuery())
-            answer = Answer(query=answer.query, revisions={**everywhere, **answer.revisions}, rights=answer.rights)
-        part = f"facet:{facet.value}"
-        found = await self._find_in_cache(answer, part, list[FacetValue])
-        if found is not None:
-            return found
-        return await self._look_up(
-            answer,
-            part,
-            lambda: self.catalogue.facets(answer.query, answer.revisions, facet, limit=MAX_FACET_VALUES),
-        )
+            wide = Answer(query=answer.query, revisions={**everywhere, **answer.revisions}, rights=answer.rights)
+            found = await self._facets(wide, [FacetField.FACILITY])
+            return found | await self._facets(answer, [field for field in fields if field is not FacetField.FACILITY])
+        return await self._facets(answer, fields)
+
+    async def _facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
+        kept = await self._find_all_in_cache(answer, [_facet_part(field) for field in fields], list[FacetValue])
+        found = {field: values for field, values in zip(fields, kept, strict=True) if values is not None}
+        if missing := [field for field in fields if field not in found]:
+            found |= await self._look_up_all(
+                answer,
+                {field: _facet_part(field) for field in missing},
+                lambda: self.catalogue.facets(
+                    answer.query, answer.revisions, missing, limit=MAX_FACET_VALUES, exact=False
+                ),
+            )
+        return found
 
     # --- step 5: full response -----------------------------------------------------------------------------------
 
     async def _start_full_response(self, response: QuickResponse, prepare: Prepare) -> QuickResponse:
         """Add the export: started if that is wanted and the set is small enough, else the one there is, if any."""
-        count, size = response.summary.count, response.summary.bytes
-        if prepare is Prepare.AUTO and 0 < count <= self.limits.files and size <= self.limits.bytes:
-            export: Export | None = await self.prepare(response)
-        else:
-            export = await self.exports.find_for_answer(response.answer.query.query_id, response.summary.checksum)
-        return QuickResponse(answer=response.answer, summary=response.summary, cached=response.cached, export=export)
+        is_wanted = prepare is Prepare.AUTO and response.summary.count > 0
+        if is_wanted and self._is_within_limits(response.summary):
+            response = await self.count_exactly(response)
+            is_wanted = self._is_within_limits(response.summary)
+        if is_wanted and self._is_within_limits(response.summary):
+            return replace(response, export=await self.prepare(response))
+        if response.summary.checksum is None:
+            # Which files they are has not been looked at, and so not whether they are prepared.
+            return response
+        query_id = response.answer.query.query_id
+        return replace(response, export=await self.exports.find_for_answer(query_id, response.summary.checksum))
+
+    def _is_within_limits(self, summary: Summary) -> bool:
+        return summary.count <= self.limits.files and summary.bytes <= self.limits.bytes
+
+    async def count_exactly(self, response: QuickResponse) -> QuickResponse:
+        """Return the response with a summary that is no estimate, however many files have to be looked at."""
+        if not response.summary.is_estimate:
+            return response
+        answer = response.answer
+        summary = await self._look_up(
+            answer, "exact summary", lambda: self.catalogue.summary(answer.query, answer.revisions, exact=True)
+        )
+        return replace(response, summary=summary)
 
     async def prepare(self, response: QuickResponse) -> Export:
         """Start the full response of an answer, or find the one that is under way or ready."""
+        response = await self.count_exactly(response)
         answer, summary = response.answer, response.summary
         return await self._single_flight(
             ("prepare", answer.key),
             lambda: self.exports.request(
                 answer.query.query_id,
                 revisions=answer.revisions,
-                answer_checksum=summary.checksum,
+                answer_checksum=summary.checksum or "",
                 files_total=summary.count,
                 bytes_total=summary.bytes,
             ),
@@ -281,9 +332,9 @@ class CoreController:
     async def _present_revisions(self, asked: SearchQuery) -> Revisions:
         """Return the revisions of the facilities that a question can touch, at most `REVISIONS_S` old."""
         stale = time.monotonic() - self._revisions_read_at >= REVISIONS_S
-        if stale or any(name not in self._revisions for name in asked.facility):
+        if stale or any(name not in self._revisions for name in asked.touched):
             await self._single_flight("revisions", self._read_revisions)
-        names = asked.facility or tuple(self._revisions)
+        names = asked.touched or tuple(self._revisions)
         return {name: self._revisions[name] for name in sorted(names) if name in self._revisions}
 
     async def _read_revisions(self) -> None:

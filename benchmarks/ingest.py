@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from benchmarks.catalogue import Batch, GeneratedFacility, make_facilities, make_storage, written_batches
+from benchmarks.catalogue import Batch, GeneratedFacility, make_facilities, make_storages, written_batches
 from benchmarks.measuring import Sample, Table, gather
 from benchmarks.service import (
     BenchmarkError,
@@ -82,7 +82,8 @@ def register(service: Service, facilities: Iterable[GeneratedFacility]) -> None:
     with Client(service.url, service.token) as client:
         for generated in facilities:
             client.put_facility(generated.facility())
-            client.put_storage(make_storage(generated))
+            for storage in make_storages(generated):
+                client.put_storage(storage)
 
 
 def share_out(batches: Sequence[Batch]) -> list[list[Batch]]:

@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from metadata_db.alerts import MAX_LIST_BYTES, AlertStore, parse_alert_list
 from metadata_db.errors import BadInputError
 from metadata_db.ingest import Ingest
 from metadata_db.letters import MAX_LETTERS
 from metadata_db.listing import MAX_FILES
 from metadata_db.openapi import openapi_document
-from metadata_db.records import Authority, Facility, Storage
+from metadata_db.records import AlertListReport, Authority, Facility, Storage
 from metadata_db.tokens import Grant, TokenStore
 from metadata_db.vocabulary import VocabularyStore
 
@@ -40,6 +41,7 @@ class IngestApi:
     ingest: Ingest
     vocabulary: VocabularyStore
     tokens: TokenStore
+    alerts: AlertStore
     on_change: Callable[[Mapping[str, int]], None]
     """Told the new revisions of facilities before the publisher is."""
 
@@ -60,6 +62,8 @@ class IngestApi:
             Route("/api/v1/storages/{name}", self.get_storage),
             Route("/api/v1/storages/{name}/files", self.get_known_files),
             Route("/api/v1/storages/{name}", self.put_storage, methods=["PUT"]),
+            Route("/api/v1/alerts", self.post_alerts, methods=["POST"]),
+            Route("/api/v1/alerts/{id}", self.get_alerts),
             Route("/api/v1/openapi.json", self.get_openapi),
         ]
 
@@ -113,6 +117,20 @@ class IngestApi:
         number = _parse_whole_number("id", request.path_params["id"])
         await self.ingest.letters.dismiss(number, facilities=grant.writable)
         return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    # --- alerts --------------------------------------------------------------------------------------------------
+
+    async def post_alerts(self, request: Request) -> Response:
+        """Keep a list of alerts, for questions to name; everybody may, as everybody may ask."""
+        body = await _read_whole(_lines(request), MAX_LIST_BYTES, "a shorter list")
+        # Ten thousand alerts take longer to read than others should wait.
+        alerts = await asyncio.to_thread(parse_alert_list, body, request.headers.get("content-type", ""))
+        return _json(AlertListReport(id=await self.alerts.put(alerts), alerts=len(alerts)))
+
+    async def get_alerts(self, request: Request) -> Response:
+        """Show a list of alerts."""
+        found = await self.alerts.get(request.path_params["id"])
+        return _json([alert.as_mapping() for alert in found])
 
     # --- vocabulary ----------------------------------------------------------------------------------------------
 
@@ -250,12 +268,18 @@ def _lines(request: Request) -> AsyncIterator[bytes]:
     return _unpack(_stream(request), request.headers.get("content-encoding", "identity"))
 
 
-async def _read_document(request: Request, kind: type[R]) -> R:
-    body = b""
-    async for chunk in _stream(request):
+async def _read_whole(chunks: AsyncIterator[bytes], limit: int, expected: str) -> bytes:
+    """Return a whole body, and read no further than its limit."""
+    body = bytearray()
+    async for chunk in chunks:
         body += chunk
-        if len(body) > MAX_DOCUMENT_BYTES:
-            raise BadInputError("body", f"more than {MAX_DOCUMENT_BYTES} bytes", "a shorter document")
+        if len(body) > limit:
+            raise BadInputError("body", f"more than {limit} bytes", expected)
+    return bytes(body)
+
+
+async def _read_document(request: Request, kind: type[R]) -> R:
+    body = await _read_whole(_stream(request), MAX_DOCUMENT_BYTES, "a shorter document")
     try:
         document = msgspec.json.decode(body)
         return msgspec.convert(document, kind)

@@ -5,41 +5,47 @@ they are needed; when the catalogue has moved on between two of them, the later 
 the first, so that count, facets and pages of one answer always belong together.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import RowMapping, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metadata_db.alerts import AlertStore
 from metadata_db.canonical import canonical_sha256, set_checksum
+from metadata_db.counting import EVERYTHING, Statement
 from metadata_db.database import Database
-from metadata_db.errors import BadInputError, QueryIdCollisionError
-from metadata_db.query import SearchQuery
-from metadata_db.records import Relation
-from metadata_db.search import (
-    NAMED,
-    Condition,
-    Conditions,
-    FacetField,
-    Order,
-    Revisions,
-    as_of,
-    build_conditions,
-    encode_cursor,
-    facet_statement,
-    living,
-    members_statement,
-    page_statement,
-    summary_statement,
-    where,
+from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
+from metadata_db.filters import NAMED, Filters, build_filters
+from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
+from metadata_db.planning import (
+    MAX_LOOKED_AT,
+    Choice,
+    probe,
+    probe_attributes,
+    tally_ahead,
+    tally_found,
+    tally_sampled,
 )
-from metadata_db.tables import facility, file, query, replica
+from metadata_db.query import Alert, Coincidence, SearchQuery, check_positions
+from metadata_db.records import Relation
+from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
+from metadata_db.tables import query
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
+
+T = TypeVar("T")
+
+MAX_ALERT_LISTS = 20
+"""Lists of alerts that a process remembers."""
+
+MAX_CHOICES = 2_000
+"""Choices of how to find the files of a question that a process remembers."""
+
+MEMBERS = ("id", "facility_id", "storage_id", "path", "size_bytes", "sha256", "md5", "licence")
+"""What an export needs of a file."""
 
 
 class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +95,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     count: int
     bytes: int
-    checksum: str
-    """Equal sets have equal checksums, whatever the order and wherever they are computed."""
+    checksum: str | None
+    """Equal sets have equal checksums, whatever the order and wherever they are computed; None of an estimate."""
+    is_estimate: bool = False
+    """Whether the numbers are those of a sample, because counting would have meant to look at too many files."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +148,9 @@ class Catalogue:
     def __init__(self, database: Database, vocabulary: VocabularyStore) -> None:
         self._database = database
         self.vocabulary = vocabulary
+        self._choices: dict[Any, Choice] = {}
+        self._alerts = AlertStore(database)
+        self._alert_lists: dict[str, Sequence[Alert]] = {}
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -151,14 +162,21 @@ class Catalogue:
         BadInputError
             A facility, cluster, detector, channel, storage or attribute is not known.
         """
-        known = await self.vocabulary.get()
-        for name in NAMED:
-            known.require(name, f"filter.{name}", getattr(asked, name))
-        declared = {attribute for attributes in known.attributes.values() for attribute in attributes}
-        for at, item in enumerate(asked.attributes):
-            if item.name not in declared:
-                expected = f"a declared attribute: {', '.join(sorted(declared)[:30]) or 'there are none yet'}"
-                raise BadInputError(f"filter.attributes[{at}].name", item.name, expected)
+        _check_names("filter", asked, await self.vocabulary.get())
+        if asked.coincidence is not None:
+            await self._check_coincidence("filter.coincidence", asked.coincidence)
+
+    async def _check_coincidence(self, name: str, wanted: Coincidence) -> None:
+        if wanted.files is not None:
+            _check_names(f"{name}.files", wanted.files, await self.vocabulary.get())
+        elif wanted.alert_list is not None:
+            try:
+                alerts = await self._alerts.get(wanted.alert_list)
+            except NotFoundError as error:
+                expected = "the id of a list that was uploaded to /api/v1/alerts"
+                raise BadInputError(f"{name}.alertList", wanted.alert_list, expected) from error
+            if wanted.within_deg is not None:
+                check_positions(f"{name}.alertList", alerts)
 
     async def register_query(self, asked: SearchQuery) -> None:
         """Keep a question for ever under its id.
@@ -182,65 +200,169 @@ class Catalogue:
             found = (await connection.execute(select(query.c.canonical).where(query.c.id == query_id))).scalar()
         return None if found is None else SearchQuery.from_canonical(found)
 
-    # --- answers -------------------------------------------------------------------------------------------------
+    # --- moments -------------------------------------------------------------------------------------------------
 
     async def revisions(self, names: Sequence[str] = ()) -> Revisions:
         """Return the present revision of the named facilities, of all when none is named."""
-        async with self._database.snapshot() as connection:
-            return await _read_revisions(connection, names)
+        rows = await self._database.read(
+            "select name, revision from facility where %(all)s or name = any(%(names)s)",
+            {"all": not names, "names": list(names)},
+        )
+        return dict(rows)
 
-    async def summary(self, asked: SearchQuery, revisions: Revisions) -> Summary:
-        """Count the files of a question, their bytes, and their checksum, as of `revisions`."""
-        async with self._lookup(asked, revisions) as (connection, conditions, life, _):
-            row = (await connection.execute(summary_statement(where(conditions, life)))).one()
-        return Summary(count=row.count, bytes=int(row.bytes), checksum=set_checksum(int(row.high), int(row.low)))
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = True) -> Summary:
+        """Count the files of a question, their bytes, and their checksum, as of `revisions`.
+
+        Parameters
+        ----------
+        exact
+            Whether to look at every file, however many there are; otherwise a sample may stand for many.
+        """
+        rows, is_estimate = await self._tally(asked, revisions, [EVERYTHING], exact=exact)
+        _, _, count, size, high, low = rows[0] if rows else ("", "", 0, 0, 0, 0)
+        return Summary(
+            count=int(count),
+            bytes=int(size),
+            checksum=None if is_estimate else set_checksum(int(high), int(low)),
+            is_estimate=is_estimate,
+        )
 
     async def page(
         self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
     ) -> Page:
         """Return `first` files of a question behind the cursor `after`, as of `revisions`."""
-        async with self._lookup(asked, revisions) as (connection, conditions, life, vocabulary):
-            rows = await connection.execute(page_statement(where(conditions, life), order, first, after))
-            found = [_found_file(row, order, vocabulary) for row in rows.mappings()]
-        return Page(files=found[:first], has_next=len(found) > first)
+        behind = None if after is None else decode_cursor(order, after, query_id=asked.query_id)
+
+        async def look_up(view: _View) -> Page:
+            choice = await self._choose(view)
+            way = choice.way if choice.bound <= MAX_LOOKED_AT else None
+            statement = page_statement(view.filters, order, first, behind, way=way, is_past=view.is_past)
+            rows = await self._read(view, statement)
+            found = [_found_file(row, order, asked.query_id, view.vocabulary) for row in rows]
+            return Page(files=found[:first], has_next=len(found) > first)
+
+        return await self._as_of(asked, revisions, look_up)
 
     async def facets(
-        self, asked: SearchQuery, revisions: Revisions, field: FacetField, *, limit: int
-    ) -> list[FacetValue]:
-        """Count the files per value of `field`; the question's own choice in that field is left out.
+        self,
+        asked: SearchQuery,
+        revisions: Revisions,
+        fields: Sequence[FacetField],
+        *,
+        limit: int,
+        exact: bool = True,
+    ) -> dict[FacetField, list[FacetValue]]:
+        """Count the files per value of each of `fields`; the question's own choice in a field is left out of its facet.
 
         The `limit` most frequent values are told, those of equal counts by name.
         """
-        without = field.value
-        is_named = field.value in NAMED
-        async with self._lookup(asked, revisions, without=without) as (connection, conditions, life, vocabulary):
-            wanted = where(conditions, life, without=without)
-            # Numbers of one name belong together: they are few, and only their sums can be cut off.
-            statement = facet_statement(field, wanted).limit(None if is_named else limit)
-            rows = (await connection.execute(statement)).all()
-        if not is_named:
-            return [FacetValue(value=row.value, count=row.count, bytes=int(row.bytes)) for row in rows]
-        names = getattr(vocabulary, field.value).names
-        merged: dict[str, FacetValue] = {}
-        for row in rows:
-            name = names[row.value]
-            seen = merged.get(name, FacetValue(value=name, count=0, bytes=0))
-            merged[name] = FacetValue(value=name, count=seen.count + row.count, bytes=seen.bytes + int(row.bytes))
-        return sorted(merged.values(), key=lambda facet: (-facet.count, facet.value))[:limit]
+        names = [field.value for field in fields]
+        rows: list[tuple[Any, ...]] = []
+        if asked.facility and "facility" in names:
+            # Without its own choice a question touches the files of all facilities.
+            rows += (await self._tally(replace(asked, facility=()), revisions, ["facility"], exact=exact))[0]
+            names.remove("facility")
+        if names:
+            rows += (await self._tally(asked, revisions, names, exact=exact))[0]
+        vocabulary = await self.vocabulary.get()
+        return {field: _facet_values(field, rows, vocabulary)[:limit] for field in fields}
 
-    @asynccontextmanager
-    async def _lookup(
-        self, asked: SearchQuery, revisions: Revisions, *, without: str | None = None
-    ) -> AsyncIterator[tuple[AsyncConnection, Conditions, Condition, Vocabulary]]:
-        async with self._database.snapshot() as connection:
-            now = await _read_revisions(connection, ())
-            touched = now.keys() if without == "facility" or not asked.facility else set(asked.facility)
-            vocabulary = await self.vocabulary.as_new_as(now, connection)
-            # The usual case by far: the answer is about now, and the index on living files serves it.
-            present = {name: now[name] for name in touched if name in now} == revisions
-            life = living() if present else as_of(revisions, vocabulary)
-            counted = replace(asked, facility=()) if without == "facility" else asked
-            yield connection, build_conditions(counted, vocabulary), life, vocabulary
+    async def _tally(
+        self, asked: SearchQuery, revisions: Revisions, fields: Sequence[str], *, exact: bool
+    ) -> tuple[list[tuple[Any, ...]], bool]:
+        """Return rows of field, value, files, bytes and the sums of fingerprints; and whether they are an estimate."""
+
+        async def look_up(view: _View) -> tuple[list[tuple[Any, ...]], bool]:
+            if not view.filters.particular:
+                statement = tally_ahead(view.filters, fields, is_past=view.is_past)
+                return _sums(await self._read(view, statement)), False
+            choice = await self._choose(view)
+            if exact or choice.bound <= MAX_LOOKED_AT:
+                statement = tally_found(view.filters, fields, choice, is_past=view.is_past)
+                return _sums(await self._read(view, statement)), False
+            statement, weight = tally_sampled(view.filters, fields, choice)
+            return _sums(await self._read(view, statement, is_sample=True), weight), True
+
+        return await self._as_of(asked, revisions, look_up)
+
+    # --- how a look-up is done -----------------------------------------------------------------------------------
+
+    async def _as_of(self, asked: SearchQuery, revisions: Revisions, look_up: "Callable[[_View], Awaitable[T]]") -> T:
+        """Do a look-up about the present if that is what `revisions` are, as they nearly always are; else of them."""
+        vocabulary, is_past = await self.vocabulary.get(), False
+        alerts = await self._find_alerts(asked)
+        for _ in range(_TRIES):
+            filters = build_filters(
+                asked,
+                vocabulary,
+                facilities=revisions.keys(),
+                indexed=vocabulary.indexed,
+                alerts=alerts,
+                is_past=is_past,
+            )
+            try:
+                return await look_up(_View(asked, revisions, vocabulary, filters, is_past))
+            except _MovedOnError:
+                is_past = True
+            except (_StaleError, KeyError):
+                vocabulary = await self.vocabulary.renew()
+        raise RuntimeError("the vocabulary does not fit the files")
+
+    async def _find_alerts(self, asked: SearchQuery) -> Sequence[Alert]:
+        """Return the alerts of a question's coincidence; lists never change, so they are remembered."""
+        wanted = asked.coincidence
+        if wanted is None or wanted.alert_list is None:
+            return () if wanted is None else wanted.alerts
+        if (known := self._alert_lists.get(wanted.alert_list)) is None:
+            known = await self._alerts.get(wanted.alert_list)
+            if len(self._alert_lists) >= MAX_ALERT_LISTS:
+                self._alert_lists.clear()
+            self._alert_lists[wanted.alert_list] = known
+        return known
+
+    async def _read(self, view: "_View", statement: Statement, *, is_sample: bool = False) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, if the catalogue is at the moment that the statement was made for."""
+        rows = await self._database.read(_AT_A_MOMENT.format(statement.text), {**statement.values, **view.values})
+        revisions, longest = rows[0][:2]
+        if longest > view.filters.lookback:
+            raise _StaleError
+        # Revisions only grow: an equal sum is an equal state.
+        if not (view.is_past or is_sample) and revisions != view.sum_of_revisions:
+            raise _MovedOnError
+        return [row[3:] for row in rows if row[2]]
+
+    async def _choose(self, view: "_View") -> Choice:
+        """Decide how the files of a question are found; what was decided is remembered for a while."""
+        filters = view.filters
+        if not filters.particular:
+            return Choice(way=None, bound=0, in_time=0)
+        for way in filters.ways.values():
+            if way.is_few:
+                return Choice(way=way, bound=0, in_time=0)
+        key = (view.asked.query_id, tuple(filters.facilities))
+        if (known := self._choices.get(key)) is not None:
+            return known
+        if len(self._choices) >= MAX_CHOICES:
+            self._choices.clear()
+        self._choices[key] = await self._weigh(view)
+        return self._choices[key]
+
+    async def _weigh(self, view: "_View") -> Choice:
+        filters = view.filters
+        statement, names = probe(filters)
+        ((in_time, *counts),) = await self._database.read(statement.text, statement.values)
+        best = Choice(way=None, bound=in_time, in_time=in_time)
+        for name, count in zip(names, counts, strict=True):
+            if count < best.bound:
+                best = Choice(way=filters.ways[name], bound=count, in_time=in_time)
+        if best.bound > MAX_LOOKED_AT and "attributes" in filters.ways:
+            statement, weight = probe_attributes(filters, in_time)
+            ((hits,),) = await self._database.read(statement.text, statement.values)
+            if hits * weight <= MAX_LOOKED_AT / 2:
+                best = Choice(way=filters.ways["attributes"], bound=MAX_LOOKED_AT, in_time=in_time)
+        return best
 
     # --- members of an export ------------------------------------------------------------------------------------
 
@@ -249,52 +371,169 @@ class Catalogue:
     ) -> AsyncIterator[list[Member]]:
         """Yield all files of a question as of `revisions`, in batches, in the order of their numbers.
 
-        No connection is held between batches: versioned rows make every batch part of the same moment.
+        No connection is held between batches: a version is never changed, nor does its number.
         """
-        while True:
-            async with self._database.snapshot() as connection:
-                now = await _read_revisions(connection, tuple(revisions))
-                vocabulary = await self.vocabulary.as_new_as(now, connection)
-                wanted = where(build_conditions(asked, vocabulary), as_of(revisions, vocabulary))
-                result = await connection.execute(members_statement(wanted, after_id, batch))
-                rows = result.mappings().all()
-                elsewhere = await _read_other_places(connection, vocabulary, rows)
-            if not rows:
-                return
-            yield [_member(row, vocabulary, elsewhere) for row in rows]
-            after_id = rows[-1]["id"]
+
+        async def look_up(view: _View) -> list[int]:
+            choice = await self._choose(view)
+            way = choice.way if choice.bound <= MAX_LOOKED_AT else None
+            statement = ids_statement(view.filters, way=way, is_past=view.is_past)
+            return [number for (number,) in await self._read(view, statement)]
+
+        numbers = [number for number in await self._as_of(asked, revisions, look_up) if number > after_id]
+        for at in range(0, len(numbers), batch):
+            yield await self._read_members(numbers[at : at + batch])
+
+    async def _read_members(self, numbers: Sequence[int]) -> list[Member]:
+        vocabulary = await self.vocabulary.get()
+        rows = await self._database.read(_MEMBERS, {"numbers": list(numbers)})
+        if any(row[1] not in vocabulary.facility.names or row[2] not in vocabulary.storages for row in rows):
+            vocabulary = await self.vocabulary.renew()
+        digests = [row[5] for row in rows if row[5] is not None]
+        elsewhere: dict[bytes, list[Place]] = {}
+        if digests:
+            for digest, storage_id, path in await self._database.read(_OTHER_PLACES, {"digests": digests}):
+                elsewhere.setdefault(digest, []).append(_place(vocabulary, storage_id, path))
+        return [_member(row, vocabulary, elsewhere) for row in rows]
 
 
-async def _read_revisions(connection: AsyncConnection, names: Sequence[str]) -> dict[str, int]:
-    statement = select(facility.c.name, facility.c.revision)
-    if names:
-        statement = statement.where(facility.c.name.in_(names))
-    return dict((await connection.execute(statement)).all())
+def _check_names(name: str, asked: SearchQuery, known: Vocabulary) -> None:
+    for kind in NAMED:
+        known.require(kind, f"{name}.{kind}", getattr(asked, kind))
+    declared = {attribute for attributes in known.attributes.values() for attribute in attributes}
+    for at, item in enumerate(asked.attributes):
+        if item.name not in declared:
+            expected = f"a declared attribute: {', '.join(sorted(declared)[:30]) or 'there are none yet'}"
+            raise BadInputError(f"{name}.attributes[{at}].name", item.name, expected)
 
 
-def _found_file(row: RowMapping, order: Order, vocabulary: Vocabulary) -> FoundFile:
-    values = dict(row)
-    for name in NAMED:
-        number = values.pop(f"{name}_id")
+_TRIES = 5
+"""Times that a look-up is begun anew, for the catalogue moved on or the vocabulary did not know a name."""
+
+_AT_A_MOMENT = """
+    select moment.*, found.* from (
+        select coalesce(sum(revision), 0)::int8, coalesce(max(longest), '0') from facility
+        where %(is_everybody)s or id = any(%(touched)s)
+    ) as moment left join lateral (select true as is_found, each.* from ({}) as each) as found on true
+"""
+"""The revisions and the rows in one statement, and so in one snapshot; one row of nulls when there are none."""
+
+_MEMBERS = f"""
+    select {", ".join(MEMBERS)} from file where id = any(%(numbers)s) union all
+    select {", ".join(MEMBERS)} from file_history where id = any(%(numbers)s) order by id
+"""
+
+_OTHER_PLACES = """
+    select sha256, storage_id, path from replica where sha256 = any(%(digests)s) union
+    select sha256, storage_id, path from file where sha256 = any(%(digests)s)
+"""
+"""Further places of equal bytes: declared replicas, and other living files with the same SHA-256."""
+
+
+class _MovedOnError(Exception):
+    """The catalogue is at a later moment than the one that was asked for."""
+
+
+class _StaleError(Exception):
+    """The vocabulary is older than the files."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """A question at a moment, as the statements about it are made."""
+
+    asked: SearchQuery
+    revisions: Revisions
+    vocabulary: Vocabulary
+    filters: Filters
+    is_past: bool
+    """Whether the moment may lie in the past."""
+
+    @property
+    def sum_of_revisions(self) -> int:
+        """Sum of the revisions that a statement about the present must see."""
+        if self.filters.touches_all:
+            return sum(self.revisions.values())
+        return sum(self.revisions[self.vocabulary.facility.names[number]] for number in self.filters.touched)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Values of the parameters that tell a statement the moment."""
+        at = {self.vocabulary.facility.ids[name][0]: self.revisions[name] for name in self._names}
+        numbers = self.filters.facilities
+        return {
+            "is_everybody": self.filters.touches_all,
+            "touched": list(self.filters.touched),
+            "at_facilities": list(numbers),
+            "at_revisions": [at[number] for number in numbers],
+            "at": [at.get(number) for number in range(1, max(at, default=0) + 1)],
+        }
+
+    @property
+    def _names(self) -> list[str]:
+        return [name for name in self.revisions if name in self.vocabulary.facility.ids]
+
+
+def _sums(rows: Sequence[tuple[Any, ...]], weight: float = 1) -> list[tuple[Any, ...]]:
+    """Return the rows of a tally that count files; of a sample, what they stand for."""
+    if weight == 1:
+        return [row for row in rows if row[2] or row[0] == EVERYTHING]
+    return [(field, value, round(files * weight), int(size) * weight, 0, 0) for field, value, files, size, *_ in rows]
+
+
+def _facet_values(field: FacetField, rows: Sequence[tuple[Any, ...]], vocabulary: Vocabulary) -> list[FacetValue]:
+    """Return the values of one facet, the most frequent first; one name may have several numbers."""
+    names: Mapping[int, str] | None = getattr(vocabulary, field.value).names if field.value in NAMED else None
+    merged: dict[str, tuple[int, int]] = {}
+    for name, value, count, size, *_ in rows:
+        if name == field.value:
+            shown = value if names is None else names[int(value)]
+            files, total = merged.get(shown, (0, 0))
+            merged[shown] = (files + int(count), total + int(size))
+    values = [FacetValue(value=value, count=files, bytes=size) for value, (files, size) in merged.items()]
+    return sorted(values, key=lambda facet: (-facet.count, facet.value))
+
+
+_AT = {name: at for at, name in enumerate(PAGE_COLUMNS)}
+_NUMBERED = [(name, _AT[f"{name}_id"]) for name in NAMED]
+_PLAIN = [
+    (name, _AT[name])
+    for name in FoundFile.__struct_fields__
+    if name in _AT and name not in ("sha256", "md5", "relations")
+]
+
+
+def _found_file(row: tuple[Any, ...], order: Order, query_id: str, vocabulary: Vocabulary) -> FoundFile:
+    values = {name: row[at] for name, at in _PLAIN}
+    for name, at in _NUMBERED:
+        number = row[at]
         values[name] = None if number is None else getattr(vocabulary, name).names[number]
-    for name in ("sha256", "md5"):
-        values[name] = None if values[name] is None else values[name].hex()
-    values["relations"] = msgspec.convert(values["relations"] or [], list[Relation])
-    return FoundFile(cursor=encode_cursor(order, row[order.field.value], row["id"]), **values)
+    sha256, md5, relations = row[_AT["sha256"]], row[_AT["md5"]], row[_AT["relations"]]
+    return FoundFile(
+        cursor=encode_cursor(order, row[_AT[order.field.value]], row[_AT["id"]], query_id=query_id),
+        sha256=None if sha256 is None else sha256.hex(),
+        md5=None if md5 is None else md5.hex(),
+        relations=[] if not relations else msgspec.convert(relations, list[Relation]),
+        **values,
+    )
 
 
-def _member(row: RowMapping, vocabulary: Vocabulary, elsewhere: Mapping[bytes, list[Place]]) -> Member:
-    home = _place(vocabulary, row["storage_id"], row["path"])
-    others = [place for place in elsewhere.get(row["sha256"] or b"", ()) if place != home]
+def _member(row: tuple[Any, ...], vocabulary: Vocabulary, elsewhere: Mapping[bytes, list[Place]]) -> Member:
+    number, facility_id, storage_id, path, size_bytes, sha256, md5, licence = row
+    home = _place(vocabulary, storage_id, path)
+    others = sorted(
+        (place for place in elsewhere.get(sha256 or b"", ()) if place != home),
+        key=lambda place: (place.storage, place.path),
+    )
     return Member(
-        file_id=row["id"],
-        facility=vocabulary.facility.names[row["facility_id"]],
+        file_id=number,
+        facility=vocabulary.facility.names[facility_id],
         storage=home.storage,
-        path=row["path"],
-        size_bytes=row["size_bytes"],
-        sha256=None if row["sha256"] is None else row["sha256"].hex(),
-        md5=None if row["md5"] is None else row["md5"].hex(),
-        licence=row["licence"],
+        path=path,
+        size_bytes=size_bytes,
+        sha256=None if sha256 is None else sha256.hex(),
+        md5=None if md5 is None else md5.hex(),
+        licence=licence,
         places=(home, *others),
     )
 
@@ -302,17 +541,3 @@ def _member(row: RowMapping, vocabulary: Vocabulary, elsewhere: Mapping[bytes, l
 def _place(vocabulary: Vocabulary, storage_id: int, path: str) -> Place:
     storage = vocabulary.storages[storage_id]
     return Place(storage=storage.name, kind=storage.kind, root=storage.root, path=path, enabled=storage.enabled)
-
-
-async def _read_other_places(
-    connection: AsyncConnection, vocabulary: Vocabulary, rows: Sequence[RowMapping]
-) -> dict[bytes, list[Place]]:
-    """Return the further places of equal bytes: declared replicas, and other living files with the same SHA-256."""
-    digests = [row["sha256"] for row in rows if row["sha256"] is not None]
-    found: dict[bytes, list[Place]] = {}
-    if digests:
-        replicas = select(replica.c.sha256, replica.c.storage_id, replica.c.path).where(replica.c.sha256.in_(digests))
-        twins = select(file.c.sha256, file.c.storage_id, file.c.path).where(file.c.sha256.in_(digests), living())
-        for digest, storage_id, path in await connection.execute(replicas.union(twins)):
-            found.setdefault(digest, []).append(_place(vocabulary, storage_id, path))
-    return {digest: sorted(places, key=lambda place: (place.storage, place.path)) for digest, places in found.items()}

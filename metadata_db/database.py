@@ -1,9 +1,13 @@
 """The connection to Postgres: one engine per process, one connection per unit of work, errors of ours."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
+from psycopg import sql
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -12,17 +16,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from metadata_db.errors import UnavailableError
 from metadata_db.settings import CatalogueSettings
 
+POOL_TIMEOUT_S = 10.0
+"""Longest wait for a connection of the pool."""
+
 
 class Database:
     """Owns the engine; hands out connections."""
 
     def __init__(self, settings: CatalogueSettings) -> None:
         self._statement_timeout_ms = int(settings.statement_timeout_s * 1000)
+        self._libpq_url = settings.libpq_url
+        self._pool_size = settings.pool_size
+        # The catalogue is UTC throughout; the planner's JIT costs more than it saves on our short statements. Plans
+        # are made for the values at hand: a plan for any interval is a bad one for most.
+        self._options = (
+            f"-c timezone=UTC -c jit=off -c plan_cache_mode=force_custom_plan"
+            f" -c statement_timeout={self._statement_timeout_ms}"
+        )
+        self._reading: AsyncConnectionPool[Any] | None = None
+        self._opening = asyncio.Lock()
         self._engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
             pool_size=settings.pool_size,
             max_overflow=settings.pool_size,
-            pool_timeout=10,
+            pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=True,
             # The catalogue is UTC throughout; the planner's JIT costs more than it saves on our short statements.
             connect_args={"options": "-c timezone=UTC -c jit=off", "application_name": "catchment"},
@@ -49,6 +66,43 @@ class Database:
         async with _translated(), self._engine.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
+    async def read(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement, which is a snapshot by itself: one exchange with the server, no more.
+
+        A connection that broke while it was idle, because the server was restarted, is replaced once.
+        """
+        async with _translated():
+            pool = await self._open_reading()
+            try:
+                return await self._read(pool, statement, values)
+            except psycopg.OperationalError as error:
+                if isinstance(error, psycopg.errors.QueryCanceled):
+                    raise
+                await pool.check()
+                return await self._read(pool, statement, values)
+
+    async def _read(
+        self, pool: "AsyncConnectionPool[Any]", statement: str, values: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        async with pool.connection() as connection, connection.cursor(binary=True) as cursor:
+            await cursor.execute(sql.SQL(statement), values)
+            rows: list[tuple[Any, ...]] = await cursor.fetchall()
+            return rows
+
+    async def _open_reading(self) -> "AsyncConnectionPool[Any]":
+        async with self._opening:
+            if self._reading is None:
+                self._reading = AsyncConnectionPool(
+                    self._libpq_url,
+                    kwargs={"autocommit": True, "options": self._options, "application_name": "catchment"},
+                    min_size=1,
+                    max_size=self._pool_size,
+                    timeout=POOL_TIMEOUT_S,
+                    open=False,
+                )
+                await self._reading.open()
+            return self._reading
+
     async def ping(self) -> None:
         """Return when the database answers.
 
@@ -62,6 +116,9 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._reading is not None:
+            await self._reading.close()
+            self._reading = None
         await self._engine.dispose()
 
 
@@ -70,7 +127,7 @@ async def _translated() -> AsyncIterator[None]:
     """Turn the driver's "cannot now" into `UnavailableError`; everything else is a defect and passes through."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError) as error:
+    except (OperationalError, InterfaceError, PoolTimeoutError, PoolTimeout, psycopg.OperationalError) as error:
         raise UnavailableError("the catalogue's database does not answer, try again in a moment") from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -24,7 +24,8 @@ from metadata_db.letters import (
     settle_removed,
 )
 from metadata_db.listing import Listing
-from metadata_db.loading import LoadingTable, loading
+from metadata_db.loading import LoadingTable, LoadingTables, loading
+from metadata_db.rollups import add_up
 from metadata_db.rows import (
     COLUMNS,
     JSON_COLUMNS,
@@ -32,17 +33,23 @@ from metadata_db.rows import (
     REMOVED,
     Line,
     Rejection,
-    Row,
+    finish_rows,
     iter_blocks,
+    make_drafts,
     make_removal_rows,
-    make_rows,
+    make_sketches,
 )
+from metadata_db.strata import Strata
+from metadata_db.tables import file_history
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
 logger = logging.getLogger(__name__)
 
 MAX_BATCHES = 4
 """Batches that one process loads at a time. Each holds a connection; more would only wait for each other's locks."""
+
+PROBE_SHARE, PROBE_EVERY = 0.8, 16
+"""When at least this share of a block is new, so many blocks are loaded without asking first."""
 
 MAX_REJECTIONS = 10_000
 """Rejections told in detail; beyond that they are counted."""
@@ -108,6 +115,7 @@ class Ingest:
     def __init__(self, database: Database, vocabulary: VocabularyStore) -> None:
         self._database = database
         self._vocabulary = vocabulary
+        self._strata = Strata()
         self._places = asyncio.Semaphore(MAX_BATCHES)
         self.letters = DeadLetters(database, vocabulary)
         self.listing = Listing(database, vocabulary)
@@ -138,7 +146,7 @@ class Ingest:
             The database gave up. Facilities merged so far are whole; sending the batch again is safe.
         """
         report = IngestReport()
-        kind = _Kind(columns=LOADED, make_rows=make_rows, merge=_merge_records, keeps_rejected=True)
+        kind = _Kind(columns=LOADED, reading=_Records, merge=_merge_records, keeps_rejected=True)
         await self._take(chunks, kind, report, allowed=allowed, on_change=on_change)
         report.unchanged = report.received - report.added - report.changed - report.rejected
         return report
@@ -152,7 +160,7 @@ class Ingest:
     ) -> RemovalReport:
         """Remove the files that a stream of NDJSON names; parameters and errors are those of `load`."""
         report = RemovalReport()
-        kind = _Kind(columns=REMOVED, make_rows=make_removal_rows, merge=_merge_removals, keeps_rejected=False)
+        kind = _Kind(columns=REMOVED, reading=_Removals, merge=_merge_removals, keeps_rejected=False)
         await self._take(chunks, kind, report, allowed=allowed, on_change=on_change)
         report.unknown = report.received - report.removed - report.kept - report.rejected
         return report
@@ -167,17 +175,18 @@ class Ingest:
         on_change: OnChange,
     ) -> None:
         async with self._places, self._database.session() as connection, loading(connection, kind.columns) as tables:
+            reading = kind.reading(tables, self._strata, allowed)
             async for block in iter_blocks(chunks):
                 vocabulary = await self._vocabulary.get()
-                rows, rejections = await asyncio.to_thread(kind.make_rows, block, vocabulary, allowed)
+                rejections = await reading.take(block, vocabulary)
                 report.received += len(block)
                 report.reject(rejections)
                 if rejections and kind.keeps_rejected:
                     await keep(connection, make_letters(block, rejections, vocabulary, allowed))
-                await tables.copy(rows)
             vocabulary = await self._vocabulary.get()
             for table in tables:
                 await table.analyze()
+                await reading.settle(table)
                 foreign = await table.take_foreign(vocabulary)
                 report.reject(line.rejection for line in foreign)
                 if foreign and kind.keeps_rejected:
@@ -185,6 +194,77 @@ class Ingest:
                 name = vocabulary.facility.names[table.facility_id]
                 report.revisions[name] = await kind.merge(table, name, report)
                 on_change({name: report.revisions[name]})
+            for name, revision in await reading.revisions_of_others():
+                report.revisions.setdefault(name, revision)
+
+
+class _Removals:
+    """Reads the lines of a batch of removals into the loading tables."""
+
+    def __init__(self, tables: LoadingTables, _strata: Strata, allowed: Collection[str] | None) -> None:
+        self._tables = tables
+        self._allowed = allowed
+
+    async def take(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Rejection]:
+        """Load the good lines of a block; return why the others are not."""
+        rows, rejections = await asyncio.to_thread(make_removal_rows, block, vocabulary, self._allowed)
+        await self._tables.copy(rows)
+        return rejections
+
+    async def settle(self, table: LoadingTable) -> None:
+        """Do what is left before a table is merged: nothing."""
+
+    async def revisions_of_others(self) -> list[tuple[str, int]]:
+        """Return the revisions of facilities that were named, but of which nothing was loaded: none."""
+        return []
+
+
+class _Records(_Removals):
+    """Reads the lines of a batch of records into the loading tables, but for those that the catalogue holds already.
+
+    Attributes
+    ----------
+    probe_again_in
+        Blocks that are loaded whole before it is tried again whether the catalogue holds the lines: sketching lines
+        that are all new would be for nothing.
+    """
+
+    def __init__(self, tables: LoadingTables, strata: Strata, allowed: Collection[str] | None) -> None:
+        super().__init__(tables, strata, allowed)
+        self._strata = strata
+        self._probe_again_in = 0
+        self._has_asked = False
+
+    async def take(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Rejection]:
+        """Load the lines of a block that say something new; return why some are not good."""
+        if self._probe_again_in:
+            self._probe_again_in -= 1
+        else:
+            kept = len(block)
+            block = await self._without_known(block, vocabulary)
+            self._probe_again_in = 0 if len(block) < PROBE_SHARE * kept else PROBE_EVERY
+        if not block:
+            return []
+        drafts, rejections = await asyncio.to_thread(make_drafts, block, vocabulary, self._allowed)
+        if unknown := {draft.stratum for _, draft in drafts} - self._strata.numbers.keys():
+            await self._strata.learn(self._tables.driver, unknown)
+        await self._tables.copy(await asyncio.to_thread(finish_rows, drafts, self._strata.numbers))
+        return rejections
+
+    async def _without_known(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Line]:
+        rows = await asyncio.to_thread(make_sketches, block, vocabulary, self._allowed)
+        self._has_asked = True
+        known = await (await self._tables.sketches()).find_known(rows)
+        return [line for line in block if line[0] not in known] if known else block
+
+    async def settle(self, table: LoadingTable) -> None:
+        """Forget rows of which a later line of the batch says what the catalogue says: the last line counts."""
+        if self._has_asked:
+            await (await self._tables.sketches()).overrule(table)
+
+    async def revisions_of_others(self) -> list[tuple[str, int]]:
+        """Return the revisions of facilities whose lines were all known."""
+        return await (await self._tables.sketches()).revisions() if self._has_asked else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,7 +272,7 @@ class _Kind(Generic[R]):
     """A kind of batches: what is loaded of their lines, and how it is merged."""
 
     columns: Mapping[str, str]
-    make_rows: Callable[[Sequence[Line], Vocabulary, Collection[str] | None], tuple[Sequence[Row], Sequence[Rejection]]]
+    reading: Callable[[LoadingTables, Strata, Collection[str] | None], _Removals]
     merge: Callable[[LoadingTable, str, R], Awaitable[int]]
     """Merges the rows of a facility, all of them or none; returns the revision in which that can be seen."""
     keeps_rejected: bool
@@ -223,6 +303,8 @@ async def _merge_records(table: LoadingTable, facility: str, report: IngestRepor
         await settle_catalogued(table)
         if fates.new or fates.changed or fates.reread:
             revision += 1
+            if fates.new or fates.changed:
+                await add_up(table.execute, facility_id=table.facility_id, revision=revision)
             detail = {"added": fates.new, "changed": fates.changed, "reread": fates.reread}
             await table.move_on("ingest", facility, {"revision": revision, **detail})
     report.added += fates.new
@@ -259,7 +341,7 @@ _DECIDE = """
         incoming.sha256 is not null and file.checked_at < now() - interval '1 hour' as is_check,
         incoming.replicas is not null as is_replicated
     from {incoming} as incoming left join file on file.storage_id = incoming.storage_id
-        and file.path = incoming.path and file.removed_in is null
+        and file.path = incoming.path
     order by incoming.storage_id, incoming.path, incoming.line desc
 """
 """What becomes of each path, looked up once, in narrow rows because they are sorted. One that stands twice in a batch
@@ -272,8 +354,11 @@ _COUNT = """
     from fate
 """
 
-_SUPERSEDE = """
-    update file set removed_in = %(revision)s from fate where file.id = fate.living_id and not fate.is_same
+_PAST = ", ".join(column.name for column in file_history.c if column.name != "removed_in")
+
+_SUPERSEDE = f"""
+    with ended as (delete from file using fate where file.id = fate.living_id and not fate.is_same returning file.*)
+    insert into file_history ({_PAST}, removed_in) select {_PAST}, %(revision)s from ended
 """
 
 _INSERT = f"""
@@ -284,13 +369,16 @@ _INSERT = f"""
 
 _LENGTHEN = """
     update facility set longest = found.longest
-    from (select max(time_end - time_begin) as longest from {incoming}) as found
+    from (
+        select max(time_over - time_begin) as longest from {incoming}
+        where time_over - time_begin <= interval '1 day'
+    ) as found
     where facility.id = %(facility_id)s and facility.longest < found.longest
 """
 
 _REREAD = """
     update file set description = incoming.description, provenance = incoming.provenance::jsonb,
-        warnings = incoming.warnings::jsonb, reading = incoming.reading
+        warnings = incoming.warnings::jsonb, reading = incoming.reading, line_digest = incoming.line_digest
     from {incoming} as incoming join fate using (line)
     where file.id = fate.living_id and fate.is_same and fate.is_read_otherwise
 """
@@ -325,6 +413,7 @@ async def _merge_removals(table: LoadingTable, facility: str, report: RemovalRep
         await settle_removed(table)
         if removed:
             revision += 1
+            await add_up(table.execute, facility_id=table.facility_id, revision=revision)
             await table.move_on("removal", facility, {"revision": revision, "removed": removed})
     report.removed += removed
     report.kept += kept
@@ -339,12 +428,13 @@ _MISS = """
         incoming.size_bytes is null or (file.size_bytes = incoming.size_bytes
             and file.modified_at is not distinct from incoming.modified_at) as is_missed
     from {incoming} as incoming join file on file.storage_id = incoming.storage_id
-        and file.path = incoming.path and file.removed_in is null and file.facility_id = %(facility_id)s
+        and file.path = incoming.path and file.facility_id = %(facility_id)s
     order by incoming.storage_id, incoming.path, incoming.line desc
 """
 
-_REMOVE = """
-    update file set removed_in = %(revision)s from fate where file.id = fate.living_id and fate.is_missed
+_REMOVE = f"""
+    with ended as (delete from file using fate where file.id = fate.living_id and fate.is_missed returning file.*)
+    insert into file_history ({_PAST}, removed_in) select {_PAST}, %(revision)s from ended
 """
 
 _FORGET_KEPT = """

@@ -7,7 +7,6 @@ from sqlalchemy import RowMapping, ScalarSelect, select
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError, NotFoundError, PermissionDeniedError
 from metadata_db.records import KnownFile, Storage
-from metadata_db.search import living
 from metadata_db.tables import facility, file, storage
 from metadata_db.vocabulary import VocabularyStore
 
@@ -62,7 +61,7 @@ class Listing:
         statement = (
             select(*_COLUMNS)
             .join_from(file, facility, facility.c.id == file.c.facility_id)
-            .where(file.c.storage_id == _number_of(name), living(), file.c.path > after)
+            .where(file.c.storage_id == _number_of(name), file.c.path > after)
             .order_by(file.c.path)
             .limit(limit)
         )

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg import sql
@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metadata_db.rows import TEXT, Rejection, Row
+from metadata_db.rows import SKETCHED, TEXT, Rejection, Row
 from metadata_db.vocabulary import Vocabulary
 
 
@@ -83,10 +83,14 @@ class LoadingTable:
         return revision
 
     async def move_on(self, kind: str, name: str, detail: Mapping[str, int]) -> None:
-        """Move the facility's revision to that of `detail`, and write the change."""
+        """Move the facility's revision to that of `detail`, and write the change; the last that a transaction does.
+
+        The lock, which is held until the commit, makes the numbers and times of changes grow in the order in which
+        they can be seen.
+        """
         values = self._id | {"revision": detail["revision"], "kind": kind, "name": name, "detail": Jsonb(dict(detail))}
-        await self.execute("update facility set revision = %(revision)s where id = %(id)s", values)
-        await self.execute("insert into change (kind, subject, detail) values (%(kind)s, %(name)s, %(detail)s)", values)
+        await self.execute("select pg_advisory_xact_lock(%(key)s)", {"key": CHANGE_LOCK})
+        await self.execute(_MOVE_ON, values)
 
     @property
     def _id(self) -> dict[str, Any]:
@@ -108,11 +112,22 @@ class ForeignLine:
         return Rejection(line=self.line, field="path", reason=f"is catalogued for {self.owner} already")
 
 
+CHANGE_LOCK = 0x6368616E6765
+"""Key of the advisory lock under which changes get their numbers: the bytes of "change"."""
+
+_MOVE_ON = """
+    with made as (
+        insert into change (at, kind, subject, detail, facility_id, revision)
+        values (clock_timestamp(), %(kind)s, %(name)s, %(detail)s, %(id)s, %(revision)s) returning id
+    )
+    update facility set revision = %(revision)s, change_id = made.id from made where facility.id = %(id)s
+"""
+
 _FOREIGN = """
     delete from {incoming} as incoming using file
     where incoming.storage_id = any(%(shared)s)
       and file.storage_id = incoming.storage_id and file.path = incoming.path
-      and file.removed_in is null and file.facility_id <> %(facility_id)s
+      and file.facility_id <> %(facility_id)s
     returning incoming.line, file.facility_id, incoming.storage_id, incoming.path
 """
 
@@ -124,6 +139,25 @@ class LoadingTables:
         self._driver = driver
         self._columns = columns
         self._tables: dict[int, LoadingTable] = {}
+        self._sketches: Sketches | None = None
+
+    async def sketches(self) -> "Sketches":
+        """Return the tables of what is known already, made when they are first wanted."""
+        if self._sketches is None:
+            self._sketches = await Sketches.create(self._driver)
+        return self._sketches
+
+    async def drop(self) -> None:
+        """Drop all tables."""
+        for table in self:
+            await table.drop()
+        if self._sketches is not None:
+            await self._sketches.drop()
+
+    @property
+    def driver(self) -> psycopg.AsyncConnection[Any]:
+        """The connection that the tables belong to."""
+        return self._driver
 
     def __iter__(self) -> Iterator[LoadingTable]:
         return iter([self._tables[facility_id] for facility_id in sorted(self._tables)])
@@ -135,6 +169,80 @@ class LoadingTables:
                 self._tables[facility_id] = LoadingTable(self._driver, facility_id, self._columns)
                 await self._tables[facility_id].create()
             await self._tables[facility_id].copy(list(group))
+
+
+class Sketches:
+    """The lines of one batch that the catalogue holds already, byte for byte as they were sent before."""
+
+    def __init__(self, driver: psycopg.AsyncConnection[Any]) -> None:
+        self._driver = driver
+        self._facilities: set[int] = set()
+        self._is_any_known = False
+
+    @classmethod
+    async def create(cls, driver: psycopg.AsyncConnection[Any]) -> Self:
+        """Make the tables."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in SKETCHED.items())
+        for name in ("sketch", "known"):
+            await driver.execute(sql.SQL(f"create temporary table {name} ({columns.replace('text', _BYTEWISE)})"))
+        return cls(driver)
+
+    async def drop(self) -> None:
+        """Drop the tables."""
+        await self._driver.execute("drop table sketch, known")
+
+    async def find_known(self, rows: Sequence[Row]) -> set[int]:
+        """Return the lines among `rows` of `SKETCHED` that say nothing new, and nothing about a failure either."""
+        self._facilities.update(row[0] for row in rows)
+        statement = f"copy sketch ({', '.join(SKETCHED)}) from stdin (format binary)"
+        async with self._driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
+            copy.set_types([*SKETCHED.values()])
+            for row in rows:
+                await copy.write_row(row)
+        found = await (await self._driver.execute(_KNOWN)).fetchall()
+        await self._driver.execute("truncate sketch")
+        if any(is_check for _, is_check in found):
+            await self._driver.execute(_CHECKED)
+        self._is_any_known |= bool(found)
+        return {line for line, _ in found}
+
+    async def overrule(self, table: LoadingTable) -> None:
+        """Take out rows of a loading table whose path a later line of the batch says to be as it is."""
+        if self._is_any_known:
+            await table.execute(_OVERRULE)
+
+    async def revisions(self) -> list[tuple[str, int]]:
+        """Return name and revision of each facility that was named."""
+        found = await self._driver.execute(
+            "select name, revision from facility where id = any(%s)", [sorted(self._facilities)]
+        )
+        return await found.fetchall()
+
+
+_BYTEWISE = 'text collate "C"'
+
+_KNOWN = """
+    with found as (
+        select sketch.*, file.sha256 is not null and file.checked_at < now() - interval '1 hour' as is_check
+        from sketch join file on file.storage_id = sketch.storage_id and file.path = sketch.path
+        where file.line_digest = sketch.line_digest and file.facility_id = sketch.facility_id
+            and sketch.path not in (select path from dead_letter where path is not null)
+    ), kept as (
+        insert into known select facility_id, storage_id, path, line_digest, line from found
+    )
+    select line, is_check from found
+"""
+
+_CHECKED = """
+    update file set checked_at = now() from known
+    where file.storage_id = known.storage_id and file.path = known.path
+        and file.sha256 is not null and file.checked_at < now() - interval '1 hour'
+"""
+
+_OVERRULE = """
+    delete from {incoming} as incoming using known
+    where known.storage_id = incoming.storage_id and known.path = incoming.path and known.line > incoming.line
+"""
 
 
 def _facility_of(row: Row) -> int:
@@ -153,5 +261,4 @@ async def loading(connection: AsyncConnection, columns: Mapping[str, str]) -> As
         # Whatever state COPY or a cancelled task left it in: the tables go with the connection.
         await connection.invalidate()
         raise
-    for table in tables:
-        await table.drop()
+    await tables.drop()

@@ -7,7 +7,18 @@ import msgspec
 from metadata_db.ingest import IngestReport, RemovalReport
 from metadata_db.letters import MAX_LETTERS, FailureReport
 from metadata_db.listing import MAX_FILES
-from metadata_db.records import Authority, DeadLetter, Facility, Failure, FileRecord, KnownFile, Removal, Storage
+from metadata_db.query import Alert
+from metadata_db.records import (
+    AlertListReport,
+    Authority,
+    DeadLetter,
+    Facility,
+    Failure,
+    FileRecord,
+    KnownFile,
+    Removal,
+    Storage,
+)
 
 _DOCUMENTS = {
     "facilities": ("facility", Facility),
@@ -20,11 +31,11 @@ _RECORDS = (FileRecord, Facility, Authority, Storage, KnownFile, Removal, Failur
 
 def openapi_document() -> dict[str, Any]:
     """Return the description as plain JSON values (OpenAPI 3.1)."""
-    kinds = [*_RECORDS, IngestReport, RemovalReport, FailureReport]
+    kinds = [*_RECORDS, IngestReport, RemovalReport, FailureReport, Alert, AlertListReport]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     references = dict(zip((kind.__name__ for kind in kinds), schemas, strict=True))
     components["Error"] = _error_schema()
-    paths = _file_paths(references) | _failure_paths(references)
+    paths = _file_paths(references) | _failure_paths(references) | _alert_paths(references)
     for plural, (singular, kind) in _DOCUMENTS.items():
         paths[f"/api/v1/{plural}"] = {"get": _list(plural, references[kind.__name__])}
         paths[f"/api/v1/{plural}/{{name}}"] = {"put": _put(singular, references[kind.__name__])}
@@ -130,19 +141,57 @@ def _failure_paths(references: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _post_lines(operation: str, summary: str, description: str, line: Any, report: Any) -> dict[str, Any]:
-    encoding = {
-        "name": "Content-Encoding",
-        "in": "header",
-        "schema": {"type": "string", "enum": ["gzip", "zstd"]},
-        "description": "How the body is packed, if it is",
+def _alert_paths(references: dict[str, Any]) -> dict[str, Any]:
+    alerts = {"type": "array", "items": references["Alert"]}
+    text = {"schema": {"type": "string"}}
+    post = {
+        "operationId": "postAlerts",
+        "summary": "Keep a list of alerts, for questions to name",
+        "description": "A CSV table with a header (time, t, trigger_time or isot in ISO 8601 and UTC, or mjd in UTC; "
+        "ra and dec or ra_deg and dec_deg in ICRS degrees; further columns are ignored), VOEvents 2.0 or 2.1, or JSON. "
+        "At most 10,000 alerts and 1 MB. Equal lists have one id, however they are written; sending one again changes "
+        "nothing. Questions name it as filter.coincidence.alertList.",
+        "security": [],
+        "parameters": [_ENCODING],
+        "requestBody": {
+            "required": True,
+            "content": {"text/csv": text, "application/xml": text, **_json_content(alerts)},
+        },
+        "responses": _responses(references["AlertListReport"], _BAD, _AWAY),
     }
+    get = {
+        "operationId": "getAlerts",
+        "summary": "Show a list of alerts",
+        "security": [],
+        "parameters": [
+            {
+                "name": "id",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "Id of the list",
+            }
+        ],
+        "responses": _responses(alerts, _GONE, _AWAY),
+    }
+    return {"/api/v1/alerts": {"post": post}, "/api/v1/alerts/{id}": {"get": get}}
+
+
+_ENCODING = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "schema": {"type": "string", "enum": ["gzip", "zstd"]},
+    "description": "How the body is packed, if it is",
+}
+
+
+def _post_lines(operation: str, summary: str, description: str, line: Any, report: Any) -> dict[str, Any]:
     return {
         "operationId": operation,
         "summary": summary,
         "description": description,
         "security": [{"token": []}],
-        "parameters": [encoding],
+        "parameters": [_ENCODING],
         "requestBody": {"required": True, "content": _lines_content(line)},
         "responses": _responses(report, _DENIED, _BAD, _AWAY),
     }

@@ -25,6 +25,9 @@ MAX_VALUES = 1000
 MAX_TEXT = 1024
 """Longest text of one filter value, in characters."""
 
+MAX_WITHIN_S = 31 * 86_400.0
+"""Longest time between coinciding files, in seconds: a month."""
+
 Scalar: TypeAlias = bool | int | float | str
 
 
@@ -83,7 +86,47 @@ class AttributeFilter:
     maximum: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alert:
+    """A moment in UTC, in the years 2 to 9998, and perhaps a direction: ICRS degrees, ``0 <= ra_deg < 360``."""
+
+    time: datetime
+    ra_deg: float | None = None
+    dec_deg: float | None = None
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Return what is known as plain JSON values; `from_mapping` reads them back."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Alert":
+        """Return the alert of plain canonical values; the counterpart of `as_mapping`."""
+        return cls(**{**mapping, "time": datetime.fromisoformat(mapping["time"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coincidence:
+    """What a file must coincide with: exactly one of `files`, `alerts` and `alert_list` is set.
+
+    A file coincides when it is at most `within_s` away in time from another file, never from itself, or from an
+    alert, and at most `within_deg` from the same one on the sky. Intervals of time are half-open; a file without an
+    end, or of no length, and an alert are moments, which last a microsecond here.
+    """
+
+    within_s: float
+    """Whole microseconds, in seconds; 0 asks for a shared moment."""
+    within_deg: float | None = None
+    """None asks for no position; else what has none does not coincide."""
+    files: "SearchQuery | None" = None
+    """Which files may be the others; has no coincidence of its own."""
+    alerts: tuple[Alert, ...] = ()
+    """In order and without repeats; with positions only if they matter."""
+    alert_list: str | None = None
+    """Id of a list that was uploaded."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SearchQuery:
     """One question: values of one filter are alternatives, different filters must all hold.
 
@@ -110,6 +153,15 @@ class SearchQuery:
     cone: Cone | None = None
     attributes: tuple[AttributeFilter, ...] = ()
     path: tuple[str, ...] = ()
+    coincidence: Coincidence | None = None
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """Facilities whose files the answer can depend on; empty means all of them."""
+        others = None if self.coincidence is None else self.coincidence.files
+        if others is None or not self.facility:
+            return self.facility
+        return tuple(sorted({*self.facility, *others.facility})) if others.facility else ()
 
     @cached_property
     def canonical(self) -> str:
@@ -126,6 +178,9 @@ class SearchQuery:
         found = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {name: value for name, value in found.items() if value not in (None, [])}
 
+    def __repr__(self) -> str:
+        return f"SearchQuery.from_canonical({self.canonical!r})"
+
     @classmethod
     def from_canonical(cls, canonical: str) -> "SearchQuery":
         """Return the query whose canonical form this is."""
@@ -141,11 +196,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
     if hasattr(value, "__dataclass_fields__"):
         found = {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
         return {name: item for name, item in found.items() if item not in (None, [])}
     return value
+
+
+def _read_coincidence(value: Mapping[str, Any]) -> Coincidence:
+    partners: dict[str, Any] = {"alerts": tuple(map(Alert.from_mapping, value.get("alerts", ())))}
+    if "files" in value:
+        partners["files"] = SearchQuery.from_mapping(value["files"])
+    return Coincidence(**{**value, **partners})
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
@@ -155,6 +217,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "energy": lambda value: EnergyRange(**value),
     "cone": lambda value: Cone(**value),
     "attributes": lambda value: tuple(AttributeFilter(**{**i, "values": tuple(i.get("values", ()))}) for i in value),
+    "coincidence": _read_coincidence,
 }
 
 # --- parsing: what users write -> values that cannot be wrong --------------------------------------------------------
@@ -273,15 +336,21 @@ def parse_energy(name: str, *, minimum: float | None, maximum: float | None, uni
 
 def parse_cone(name: str, *, ra_deg: float, dec_deg: float, radius_deg: float) -> Cone:
     """Return a circle on the sky; right ascension is taken modulo 360 degrees, and is 0 at the poles."""
-    if not -360 <= ra_deg <= 360:
-        raise BadInputError(f"{name}.raDeg", ra_deg, "a right ascension from 0 to 360 degrees")
-    if not -90 <= dec_deg <= 90:
-        raise BadInputError(f"{name}.decDeg", dec_deg, "a declination from -90 to 90 degrees")
+    ra, dec = parse_direction(f"{name}.raDeg", ra_deg, f"{name}.decDeg", dec_deg)
     if not 0 < radius_deg <= 180:
         raise BadInputError(f"{name}.radiusDeg", radius_deg, "a radius above 0 and up to 180 degrees")
+    return Cone(ra_deg=ra, dec_deg=dec, radius_deg=float(radius_deg))
+
+
+def parse_direction(ra_name: str, ra_deg: float, dec_name: str, dec_deg: float) -> tuple[float, float]:
+    """Return right ascension and declination; the former is taken modulo 360 degrees, and is 0 at the poles."""
+    if not -360 <= ra_deg <= 360:
+        raise BadInputError(ra_name, ra_deg, "a right ascension from 0 to 360 degrees")
+    if not -90 <= dec_deg <= 90:
+        raise BadInputError(dec_name, dec_deg, "a declination from -90 to 90 degrees")
     turns = Decimal(repr(float(ra_deg))) % 360
     ra = 0.0 if abs(dec_deg) == 90 else float(turns + 360 if turns < 0 else turns)
-    return Cone(ra_deg=ra + 0.0, dec_deg=float(dec_deg) + 0.0, radius_deg=float(radius_deg))
+    return ra + 0.0, float(dec_deg) + 0.0
 
 
 def parse_attributes(name: str, filters: Iterable[AttributeFilter]) -> tuple[AttributeFilter, ...]:
@@ -314,6 +383,110 @@ def _parse_attribute(name: str, given: AttributeFilter) -> AttributeFilter:
 def _plain_number(value: Scalar) -> Scalar:
     """Give 5 and 5.0 one spelling; JSON does not tell them apart either."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def parse_coincidence(
+    name: str,
+    *,
+    within_s: float,
+    within_deg: float | None = None,
+    files: SearchQuery | None = None,
+    alerts: Sequence[Alert] | None = None,
+    alert_list: str | None = None,
+) -> Coincidence:
+    """Return a coincidence with one of three: files, alerts, or an uploaded list of alerts.
+
+    `alerts` are parsed ones. Their positions are left out where no angle is asked for, as they mean nothing then.
+    """
+    partners = {"files": files, "alerts": alerts, "alertList": alert_list}
+    chosen = [key for key, value in partners.items() if value is not None]
+    if len(chosen) != 1:
+        raise BadInputError(name, chosen, "exactly one of files, alerts and alertList")
+    if not 0 <= within_s <= MAX_WITHIN_S:
+        raise BadInputError(f"{name}.withinS", within_s, f"0 to {MAX_WITHIN_S:.0f} seconds, which are 31 days")
+    if within_deg is not None and not 0 < within_deg <= 180:
+        raise BadInputError(f"{name}.withinDeg", within_deg, "an angle above 0 and up to 180 degrees")
+    if files is not None:
+        _check_partners(f"{name}.files", files)
+    if alert_list is not None and re.fullmatch("[0-9a-fA-F]{64}", alert_list) is None:
+        raise BadInputError(f"{name}.alertList", alert_list, "the id of an uploaded list, 64 hexadecimal digits")
+    return Coincidence(
+        within_s=timedelta(seconds=within_s).total_seconds(),
+        within_deg=None if within_deg is None else float(within_deg),
+        files=files,
+        alerts=() if alerts is None else _parse_partners(f"{name}.alerts", alerts, placed=within_deg is not None),
+        alert_list=None if alert_list is None else alert_list.lower(),
+    )
+
+
+def _check_partners(name: str, files: SearchQuery) -> None:
+    if files.coincidence is not None:
+        raise BadInputError(f"{name}.coincidence", "a coincidence", "none within another")
+    if files == SearchQuery():
+        raise BadInputError(name, {}, "at least one filter")
+
+
+def _parse_partners(name: str, alerts: Sequence[Alert], *, placed: bool) -> tuple[Alert, ...]:
+    found = _bounded(name, alerts)
+    if not found:
+        raise BadInputError(name, [], "at least one alert")
+    if not placed:
+        return order_alerts(Alert(time=alert.time) for alert in found)
+    check_positions(name, found)
+    return order_alerts(found)
+
+
+def check_positions(name: str, alerts: Iterable[Alert]) -> None:
+    """Check that every alert has a position, as an angle needs.
+
+    Raises
+    ------
+    BadInputError
+        Naming the first alert without one by its time.
+    """
+    for alert in alerts:
+        if alert.ra_deg is None:
+            raise BadInputError(
+                name, f"no position at {alert.time.isoformat()}", "a position of every alert, as withinDeg needs"
+            )
+
+
+def parse_alerts(name: str, given: Iterable[tuple[str, float | None, float | None]]) -> tuple[Alert, ...]:
+    """Return alerts from their time, right ascension and declination, in order and without repeats."""
+    return order_alerts(_parse_alert(f"{name}[{at}]", *item) for at, item in enumerate(_bounded(name, given)))
+
+
+def _parse_alert(name: str, time: str, ra_deg: float | None, dec_deg: float | None) -> Alert:
+    moment = parse_alert_time(f"{name}.time", time)
+    return make_alert(f"{name}.raDeg", f"{name}.decDeg", time=moment, ra_deg=ra_deg, dec_deg=dec_deg)
+
+
+def make_alert(ra_name: str, dec_name: str, *, time: datetime, ra_deg: float | None, dec_deg: float | None) -> Alert:
+    """Return an alert at a time that was parsed, with a position, or without one where both coordinates are absent."""
+    if ra_deg is None and dec_deg is None:
+        return Alert(time=time)
+    if ra_deg is None or dec_deg is None:
+        missing, other = (ra_name, dec_deg) if ra_deg is None else (dec_name, ra_deg)
+        raise BadInputError(missing, "nothing", f"a value, as the other coordinate is given, {other}")
+    ra, dec = parse_direction(ra_name, ra_deg, dec_name, dec_deg)
+    return Alert(time=time, ra_deg=ra, dec_deg=dec)
+
+
+def parse_alert_time(name: str, text: str) -> datetime:
+    """Return the moment that an ISO 8601 text names, in the years that files may have."""
+    moment = parse_time(name, text)
+    if not 1 < moment.year < 9999:
+        raise BadInputError(name, text, "a time in the years 2 to 9998")
+    return moment
+
+
+def order_alerts(alerts: Iterable[Alert]) -> tuple[Alert, ...]:
+    """Return alerts by time, those of one time by their position, without repeats."""
+
+    def place(alert: Alert) -> tuple[datetime, bool, float, float]:
+        return alert.time, alert.ra_deg is not None, alert.ra_deg or 0.0, alert.dec_deg or 0.0
+
+    return tuple(sorted(set(alerts), key=place))
 
 
 def parse_globs(name: str, patterns: Iterable[str]) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ class PathError(ValueError):
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PLAIN_PART = r"(?!\.\.?(?:/|\Z))[^/\x00-\x1f\x7f]{1,63}"
-_PLAIN = re.compile(rf"{_PLAIN_PART}(?:/{_PLAIN_PART})*")
+PLAIN_PATH = re.compile(rf"{_PLAIN_PART}(?:/{_PLAIN_PART})*")
+"""Nearly all good paths, and none that is not good if it has at most `MAX_PATH_CHARACTERS`."""
 
 
 def check_path(path: str) -> str:
@@ -62,7 +63,7 @@ def check_path(path: str) -> str:
         The path is empty, absolute, too long, climbs with ``..``, has empty or ``.`` parts, or holds NUL or other
         control characters.
     """
-    if len(path) <= MAX_PATH_CHARACTERS and _PLAIN.fullmatch(path):
+    if len(path) <= MAX_PATH_CHARACTERS and PLAIN_PATH.fullmatch(path):
         return path  # nearly all of them, at a fifth of the time of the questions below
     if not path:
         raise PathError("path is empty")
@@ -362,3 +363,12 @@ FIELD_EXPECTATIONS: Mapping[str, str] = {
     "time_end": "a time with offset, not before time_begin",
 }
 """What was expected, for errors, where the type alone does not say it."""
+
+
+class AlertListReport(_Told, frozen=True, kw_only=True):
+    """What became of an uploaded list of alerts."""
+
+    id: str
+    """64 hexadecimal digits; equal lists have equal ids."""
+    alerts: int
+    """How many different ones there are."""

@@ -1,14 +1,17 @@
 """The catalogue's tables. What they mean is said in `records.py`; why they look so is said here.
 
-A change never overwrites: a File that changes gets `removed_in`, and a new row with `added_in` takes its place. The
-numbers are revisions of the file's facility, so any question can be asked as of an earlier revision.
+A change never overwrites: a File that changes moves to `file_history` with `removed_in`, and a new row with `added_in`
+takes its place. The numbers are revisions of the file's facility, so any question can be asked as of an earlier one.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -18,6 +21,7 @@ from sqlalchemy import (
     Interval,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -71,8 +75,11 @@ facility = Table(
     Column("authority_id", ForeignKey("authority.id")),
     # Moved by one by every ingest transaction that changed something; see architecture, section 1.
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
-    # Length of the longest file there ever was: an overlap search need not look further back than this.
+    # Length of the longest file there ever was, of those up to a day: how far an overlap search looks back. Longer
+    # files have an index of their own.
     Column("longest", Interval, nullable=False, server_default=text("'0'")),
+    # Number of the change that made the revision: puts the revisions of all facilities in one order.
+    Column("change_id", BigInteger, nullable=False, server_default=text("0")),
 )
 
 cluster = Table(
@@ -136,78 +143,126 @@ storage = Table(
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
+
+def _version_columns() -> list[Column[Any]]:
+    """Columns of one version of a file; `file` holds the living ones, `file_history` those that ended."""
+    return [
+        # Numbers of the vocabulary, whose rows are never deleted. As foreign keys the five of them cost more than half
+        # of an ingest (19 of 37 µs a row, measured), and could only catch a defect of our own.
+        Column("facility_id", SmallInteger, nullable=False),
+        Column("storage_id", SmallInteger, nullable=False),
+        # In the order of the bytes, whatever the database's own collation: scans merge listings with what they walk.
+        Column("path", Text(collation="C"), nullable=False),
+        Column("size_bytes", BigInteger, nullable=False),
+        Column("sha256", LargeBinary),
+        Column("md5", LargeBinary),
+        Column("modified_at", DateTime(timezone=True)),
+        Column("format", Text),
+        Column("kind", Text),
+        Column("level", Text),
+        Column("cluster_id", Integer),
+        Column("detector_id", Integer),
+        Column("channel_id", Integer),
+        Column("time_begin", DateTime(timezone=True)),
+        Column("time_end", DateTime(timezone=True)),
+        Column("obs_id", Text),
+        Column("run", BigInteger),
+        Column("ra_deg", Double),
+        Column("dec_deg", Double),
+        Column("position_basis", Text),
+        Column("energy_min_ev", Double),
+        Column("energy_max_ev", Double),
+        Column("energy_basis", Text),
+        Column("object", Text),
+        Column("n_events", BigInteger),
+        Column("is_simulation", Boolean),
+        Column("processing", Text),
+        Column("quality", Text),
+        Column("conditions", Text),
+        Column("licence", Text),
+        Column("attributes", JSONB, nullable=False),
+        Column("provenance", JSONB, nullable=False),
+        Column("warnings", JSONB, nullable=False),
+        Column("description", Text),
+        # What the file is to others, as it was sent; null when nothing.
+        Column("relations", JSONB),
+        # Digest of what the record says: tells a changed record from an equal one without comparing forty columns.
+        Column("digest", LargeBinary, nullable=False),
+        # Digest of how it was read: description, provenance and warnings; null when there are none of them.
+        Column("reading", LargeBinary),
+        # When a record with a sha256 last came. Like `reading` in no index, so that moving it on touches the row alone.
+        Column("checked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        # Two halves of a hash of (storage, path, size, sha256); their sums over a set are the set's checksum.
+        Column("fingerprint_high", BigInteger, nullable=False),
+        Column("fingerprint_low", BigInteger, nullable=False),
+        # The first moment after the file: its end, or a microsecond after its begin when it has no length.
+        Column("time_over", DateTime(timezone=True)),
+        # HEALPix cell of the position: order 29, nested scheme.
+        Column("hpx", BigInteger),
+        # What it is counted with, see `stratum`.
+        Column("stratum_id", Integer, nullable=False),
+        Column("added_in", BigInteger, nullable=False),
+    ]
+
+
+def _version_checks() -> list[CheckConstraint]:
+    return [
+        CheckConstraint("size_bytes >= 0", name="size"),
+        CheckConstraint("time_end >= time_begin", name="time"),
+        CheckConstraint("(time_over is null) = (time_begin is null)", name="over"),
+    ]
+
+
+IS_LONG = "time_over - time_begin > interval '1 day'"
+"""Files that a search for an interval does not find by looking back from its begin, but in an index of their own."""
+
+IN_SAMPLE = "fingerprint_low & 255 = 0"
+"""One file in 256, whichever it is: fingerprints are as good as random."""
+
+SAMPLE_SLOT = "(fingerprint_low >> 8) & 15"
+"""A sixteenth of the sample, for when all of it is too much."""
+
 file = Table(
     "file",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    # Numbers of the vocabulary, whose rows are never deleted. As foreign keys the five of them cost more than half of
-    # an ingest (19 of 37 µs a row, measured), and could only catch a defect of our own.
-    Column("facility_id", SmallInteger, nullable=False),
-    Column("storage_id", SmallInteger, nullable=False),
-    # In the order of the bytes, whatever the database's own collation: scans merge listings with what they walk.
-    Column("path", Text(collation="C"), nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", LargeBinary),
-    Column("md5", LargeBinary),
-    Column("modified_at", DateTime(timezone=True)),
-    Column("format", Text),
-    Column("kind", Text),
-    Column("level", Text),
-    Column("cluster_id", Integer),
-    Column("detector_id", Integer),
-    Column("channel_id", Integer),
-    Column("time_begin", DateTime(timezone=True)),
-    Column("time_end", DateTime(timezone=True)),
-    Column("obs_id", Text),
-    Column("run", BigInteger),
-    Column("ra_deg", Double),
-    Column("dec_deg", Double),
-    Column("position_basis", Text),
-    Column("energy_min_ev", Double),
-    Column("energy_max_ev", Double),
-    Column("energy_basis", Text),
-    Column("object", Text),
-    Column("n_events", BigInteger),
-    Column("is_simulation", Boolean),
-    Column("processing", Text),
-    Column("quality", Text),
-    Column("conditions", Text),
-    Column("licence", Text),
-    Column("attributes", JSONB, nullable=False),
-    Column("provenance", JSONB, nullable=False),
-    Column("warnings", JSONB, nullable=False),
-    Column("description", Text),
-    # What the file is to others, as it was sent; null when nothing.
-    Column("relations", JSONB),
-    # Digest of what the record says: tells a changed record from an equal one without comparing forty columns.
-    Column("digest", LargeBinary, nullable=False),
-    # Digest of how it was read: description, provenance and warnings; null when there are none of them.
-    Column("reading", LargeBinary),
-    # When a record with a sha256 last came. Like `reading` in no index, so that moving it on touches the row alone.
-    Column("checked_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # Two halves of a hash of (storage, path, size, sha256); their sums over a set are the set's checksum.
-    Column("fingerprint_high", BigInteger, nullable=False),
-    Column("fingerprint_low", BigInteger, nullable=False),
-    Column("added_in", BigInteger, nullable=False),
-    Column("removed_in", BigInteger),
-    CheckConstraint("size_bytes >= 0", name="size"),
-    CheckConstraint("time_end >= time_begin", name="time"),
-    CheckConstraint("removed_in > added_in", name="life"),
-    # The key of a living file. Its history may repeat it.
-    Index(
-        "file_storage_id_path_key",
-        "storage_id",
-        "path",
-        unique=True,
-        postgresql_where=text("removed_in is null"),
-    ),
+    *_version_columns(),
+    # Digest of the line as it was sent: the same line again says the same, and need not be read to know it.
+    Column("line_digest", LargeBinary),
+    *_version_checks(),
+    Index("file_storage_id_path_key", "storage_id", "path", unique=True),
     Index("file_time_begin_id_idx", "time_begin", "id"),
-    Index("file_facility_id_time_begin_id_idx", "facility_id", "time_begin", "id"),
+    # Serves counts as well: all that sums and the usual conditions need stands in the index.
+    Index(
+        "file_facility_id_time_begin_id_idx",
+        "facility_id",
+        "time_begin",
+        "id",
+        postgresql_include=[
+            "time_over",
+            "stratum_id",
+            "size_bytes",
+            "fingerprint_high",
+            "fingerprint_low",
+            "energy_min_ev",
+            "energy_max_ev",
+        ],
+    ),
+    Index(
+        "file_long_idx",
+        text("tstzrange(time_begin, time_over)"),
+        postgresql_using="gist",
+        postgresql_where=text(IS_LONG),
+    ),
     Index("file_facility_id_run_idx", "facility_id", "run", postgresql_where=text("run is not null")),
     Index("file_obs_id_idx", "obs_id", postgresql_where=text("obs_id is not null")),
-    Index("file_object_idx", "object", postgresql_where=text("object is not null")),
-    Index("file_dec_deg_ra_deg_idx", "dec_deg", "ra_deg", postgresql_where=text("dec_deg is not null")),
-    Index("file_sha256_idx", "sha256", postgresql_where=text("sha256 is not null")),
+    Index("file_object_time_begin_id_idx", "object", "time_begin", "id", postgresql_where=text("object is not null")),
+    Index("file_hpx_idx", "hpx", postgresql_where=text("hpx is not null")),
+    # Asked for equality only, and a digest has no order: a hash index is less than half as large.
+    Index("file_sha256_idx", "sha256", postgresql_using="hash", postgresql_where=text("sha256 is not null")),
+    # What came since a revision.
+    Index("file_facility_id_added_in_idx", "facility_id", "added_in"),
+    Index("file_sample_idx", "facility_id", text(SAMPLE_SLOT), "time_begin", postgresql_where=text(IN_SAMPLE)),
     Index(
         "file_attributes_idx",
         "attributes",
@@ -215,6 +270,127 @@ file = Table(
         postgresql_ops={"attributes": "jsonb_path_ops"},
     ),
 )
+
+file_history = Table(
+    "file_history",
+    metadata,
+    # The number that the version had in `file`. Apart from the living, so that the past costs the present nothing.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    *_version_columns(),
+    Column("removed_in", BigInteger, nullable=False),
+    *_version_checks(),
+    CheckConstraint("removed_in > added_in", name="life"),
+    Index("file_history_storage_id_path_idx", "storage_id", "path"),
+    Index("file_history_facility_id_time_begin_id_idx", "facility_id", "time_begin", "id"),
+    Index("file_history_facility_id_added_in_idx", "facility_id", "added_in"),
+    Index("file_history_facility_id_removed_in_idx", "facility_id", "removed_in"),
+)
+
+file_version = Table(
+    "file_version",
+    MetaData(),  # a view, which migrations make by hand: living and ended versions together
+    Column("id", BigInteger),
+    *_version_columns(),
+    Column("removed_in", BigInteger),
+)
+
+# --- roll-ups -------------------------------------------------------------------------------------------------------
+
+
+def _sums(*, has_checksum: bool = True) -> list[Column[Any]]:
+    """How many files, their bytes, and the sums of their fingerprints, which need more than 64 bits."""
+    sums = [Column("files", BigInteger, nullable=False), Column("bytes", Numeric, nullable=False)]
+    if has_checksum:
+        sums += [
+            Column("fingerprint_high", Numeric, nullable=False),
+            Column("fingerprint_low", Numeric, nullable=False),
+        ]
+    return sums
+
+
+STRATUM_COLUMNS = (
+    "facility_id",
+    "storage_id",
+    "cluster_id",
+    "detector_id",
+    "channel_id",
+    "level",
+    "kind",
+    "format",
+    "object",
+    "processing",
+    "quality",
+    "conditions",
+    "is_simulation",
+)
+"""What files can be counted by."""
+
+stratum = Table(
+    "stratum",
+    metadata,
+    # Files that are alike in all that they can be counted by: a few thousand, however many files there are. A row here
+    # is never deleted, and says how many living files there are of its kind.
+    Column("id", Integer, Identity(), primary_key=True),
+    # Digest of the values below, which together may be longer than an index takes.
+    Column("key", Text, Computed(f"stratum_key({', '.join(STRATUM_COLUMNS)})", persisted=True), unique=True),
+    Column("facility_id", SmallInteger, nullable=False),
+    Column("storage_id", SmallInteger, nullable=False),
+    Column("cluster_id", Integer),
+    Column("detector_id", Integer),
+    Column("channel_id", Integer),
+    Column("level", Text),
+    Column("kind", Text),
+    Column("format", Text),
+    Column("object", Text),
+    Column("processing", Text),
+    Column("quality", Text),
+    Column("conditions", Text),
+    Column("is_simulation", Boolean),
+    *_sums(),
+    Index("stratum_facility_id_idx", "facility_id"),
+)
+
+stratum_day = Table(
+    "stratum_day",
+    metadata,
+    # Days since 1970, UTC, on which files begin; `NO_DAY` for those without a time.
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("stratum_id", Integer, primary_key=True, autoincrement=False),
+    *_sums(),
+    Index("stratum_day_stratum_id_day_idx", "stratum_id", "day"),
+)
+
+facet_month = Table(
+    "facet_month",
+    metadata,
+    # The most asked sums ready made: by one field alone ('' counts all), facility and month.
+    Column("field", Text, primary_key=True),
+    # Months since year 0, in which files begin; `ALL_MONTHS` for the whole life, with those without a time.
+    Column("month", Integer, primary_key=True, autoincrement=False),
+    Column("facility_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("value", Text, primary_key=True),
+    *_sums(),
+)
+
+sky_day = Table(
+    "sky_day",
+    metadata,
+    # Of the files that have a position; `ALL_DAYS` for the whole life, with those without a time.
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("stratum_id", Integer, primary_key=True, autoincrement=False),
+    # HEALPix cell of order `SKY_ORDER`, nested scheme.
+    Column("cell", Integer, primary_key=True, autoincrement=False),
+    *_sums(has_checksum=False),
+)
+
+NO_DAY, ALL_DAYS = -(2**31), -(2**31) + 1
+"""Days that are none: files without a time; the whole life."""
+
+ALL_MONTHS, NO_MONTH = -1, -2
+"""Months that are none: the whole life of a facility; files without a time."""
+
+SKY_ORDER = 6
+"""HEALPix order of the kept sky densities: 49,152 cells of some 0.9 degrees."""
 
 replica = Table(
     "replica",
@@ -263,6 +439,16 @@ query = Table(
     _now(),
 )
 
+alert_list = Table(
+    "alert_list",
+    metadata,
+    # SHA-256 of the list's canonical form: equal lists are one row, and a question that names one is never changed.
+    Column("id", Text, primary_key=True),
+    # Objects with time, and perhaps ra_deg and dec_deg, in order; held as they are asked for: whole.
+    Column("alerts", JSONB, nullable=False),
+    _now(),
+)
+
 export = Table(
     "export",
     metadata,
@@ -299,7 +485,8 @@ export_file = Table(
     metadata,
     # One row per file that staging has dealt with; a file without a row is still to do.
     Column("export_id", ForeignKey("export.id", ondelete="CASCADE"), primary_key=True),
-    Column("file_id", ForeignKey("file.id"), primary_key=True),
+    # Of a version, living or ended; no foreign key, because versions move from `file` to `file_history`.
+    Column("file_id", BigInteger, primary_key=True, autoincrement=False),
     # The manifest is in the order of the bytes, whatever the database's own collation.
     Column("path", Text(collation="C"), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -339,9 +526,16 @@ token = Table(
 change = Table(
     "change",
     metadata,
+    # What moves a facility takes its number under a lock that it holds until it commits: whoever sees a number sees
+    # all smaller ones, and the numbers put the revisions of all facilities in one order.
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
+    # Which facility has moved to which revision, for changes of files.
+    Column("facility_id", SmallInteger),
+    Column("revision", BigInteger),
+    Index("change_facility_id_id_idx", "facility_id", "id", postgresql_where=text("facility_id is not null")),
+    Index("change_at_idx", "at", postgresql_where=text("facility_id is not null")),
 )

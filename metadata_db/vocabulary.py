@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, select
+from sqlalchemy import Table, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -65,7 +65,9 @@ class Vocabulary:
     revisions: Mapping[str, int]
     """Revision of each facility when this was read."""
     longest: Mapping[int, timedelta]
-    """Number of a facility → length of its longest file, never too short for the revisions above."""
+    """Number of a facility → length of its longest file up to a day, never too short for the revisions above."""
+    indexed: frozenset[str] = frozenset()
+    """Attributes that have an index of their own."""
 
     @cached_property
     def attributes(self) -> Mapping[int, Mapping[str, Attribute]]:
@@ -113,20 +115,10 @@ class VocabularyStore:
                 self._snapshot, self._read_at = found, began
             return found
 
-    async def as_new_as(self, revisions: Mapping[str, int], connection: AsyncConnection) -> Vocabulary:
-        """Return a vocabulary that knows every number in files of `revisions`, reading it anew if need be.
-
-        It is read over `connection`, whose snapshot has just begun. One more connection would be one too many: when
-        all of the pool are held by look-ups that wait for the vocabulary, none is left to read it.
-        """
-        known = self._snapshot
-        if known is not None and self._is_fresh() and _covers(known, revisions):
-            return known
-        began = time.monotonic() - SNAPSHOT_S
-        found = await read_vocabulary(connection)
-        if self._changed_at < began:  # else the snapshot may be from before what this process has put since
-            self._snapshot, self._read_at = found, time.monotonic()
-        return found
+    async def renew(self) -> Vocabulary:
+        """Return the vocabulary as it is now: a file has been found whose names the last one does not know."""
+        self._read_at = -math.inf
+        return await self.get()
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._read_at <= SNAPSHOT_S
@@ -194,8 +186,11 @@ class VocabularyStore:
         self._changed_at = time.monotonic()
 
 
-def _covers(known: Vocabulary, revisions: Mapping[str, int]) -> bool:
-    return all(known.revisions.get(name, -1) >= revision for name, revision in revisions.items())
+_INDEXED = """
+    select substring(pg_get_indexdef(indexrelid, 1, true) from '^attributes -> ''(.+)''::text$') from pg_index
+    where indrelid = 'file'::regclass and indisvalid and pg_get_indexdef(indexrelid, 1, true) like 'attributes -> %'
+"""
+"""The catalogue's own word on which attributes are indexed: nothing of ours can disagree with it."""
 
 
 async def read_vocabulary(connection: AsyncConnection) -> Vocabulary:
@@ -256,6 +251,7 @@ async def read_vocabulary(connection: AsyncConnection) -> Vocabulary:
         },
         revisions={row["name"]: row["revision"] for row in found["facility"]},
         longest={row["id"]: row["longest"] for row in found["facility"]},
+        indexed=frozenset((await connection.execute(text(_INDEXED))).scalars()),
     )
 
 

@@ -14,11 +14,13 @@ def is_ours(name: str | None, kind: str, _parents: object) -> bool:
 
 
 def run_online() -> None:
-    """Run the migrations, all in one transaction."""
+    """Run the migrations, each in a transaction of its own, so that one may leave it for work without long locks."""
     url = context.config.attributes.get("database_url") or database_url_from_environ()
     engine = create_engine(CatalogueSettings(database_url=url).sqlalchemy_url, poolclass=pool.NullPool)
     with engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=metadata, include_name=is_ours)
+        context.configure(
+            connection=connection, target_metadata=metadata, include_name=is_ours, transaction_per_migration=True
+        )
         with context.begin_transaction():
             context.run_migrations()
     engine.dispose()

@@ -12,11 +12,15 @@ import strawberry
 from aggregator.api.scalars import AttributeValue, BigInt, Time
 from metadata_db.errors import BadInputError
 from metadata_db.query import (
+    Alert,
     AttributeFilter,
+    Coincidence,
     EnergyUnit,
     Interval,
     SearchQuery,
+    parse_alerts,
     parse_attributes,
+    parse_coincidence,
     parse_cone,
     parse_energy,
     parse_globs,
@@ -91,6 +95,34 @@ class AttributeFilterInput:
     max: float | None = _field("Largest value, included; numbers only.")
 
 
+@strawberry.input(description="A moment of interest, perhaps with a direction.")
+class AlertInput:
+    """Alert."""
+
+    time: Time = strawberry.field(description="When it was.")
+    ra_deg: float | None = _field("Right ascension, ICRS degrees; needed with `withinDeg`.")
+    dec_deg: float | None = _field("Declination, ICRS degrees; needed with `withinDeg`.")
+
+
+@strawberry.input(
+    description="What files must coincide with: other files, alerts, or an uploaded list of alerts; exactly one of "
+    "them. A file coincides that is close enough in time, and on the sky if that is asked, to the same file or alert; "
+    "no file coincides with itself."
+)
+class CoincidenceFilter:
+    """Coincidence."""
+
+    files: "SearchFilter | None" = _field("Which files may be the others; at least one filter, but no `coincidence`.")
+    alerts: list[AlertInput] | None = _field("Up to 1000 alerts.")
+    alert_list: strawberry.ID | None = _field("Id of a list that was sent to `/api/v1/alerts`.")
+    within_s: float = strawberry.field(
+        description="Largest time between both, seconds; 0 asks for a shared moment, 2678400 (31 days) is the most."
+    )
+    within_deg: float | None = _field(
+        "Largest angle between both, degrees. When left out, positions do not matter; else both need one."
+    )
+
+
 @strawberry.input(
     description="A question. Values of one filter are alternatives; all filters that are set must hold. "
     "A file whose value is not known never matches a filter on it."
@@ -120,6 +152,7 @@ class SearchFilter:
     path: list[str] | None = _field(
         "Patterns of the path below the storage's root: `*` and `?` stay within a folder, `**` crosses folders."
     )
+    coincidence: CoincidenceFilter | None = _field("Closeness in time, and on the sky, to other files or to alerts.")
 
 
 @strawberry.input(description="Order of the files; files without the value come last in ascending order.")
@@ -134,25 +167,26 @@ _WORDS = ("facility", "cluster", "detector", "channel", "storage", "level", "kin
           "quality", "conditions")  # fmt: skip
 
 
-def to_query(given: SearchFilter) -> SearchQuery:
-    """Return the question that a filter asks.
+def to_query(given: SearchFilter, *, name: str = "filter") -> SearchQuery:
+    """Return the question that a filter asks; `name` is what errors call the filter.
 
     Raises
     ------
     BadInputError
         A filter is empty, contradicts itself or cannot be read.
     """
-    values: dict[str, Any] = {name: _set(f"filter.{name}", getattr(given, name), parse_words) for name in _WORDS}
+    values: dict[str, Any] = {word: _set(f"{name}.{word}", getattr(given, word), parse_words) for word in _WORDS}
     return SearchQuery(
         **values,
-        obs_id=_set("filter.obsId", given.obs_id, parse_words),
-        path=_set("filter.path", given.path, parse_globs),
+        obs_id=_set(f"{name}.obsId", given.obs_id, parse_words),
+        path=_set(f"{name}.path", given.path, parse_globs),
         is_simulation=given.is_simulation,
-        time=None if given.time is None else _to_interval(given.time),
-        run=_set("filter.run", given.run, _to_runs),
-        energy=None if given.energy is None else _to_energy(given.energy),
-        cone=None if given.cone is None else _to_cone(given.cone),
-        attributes=_set("filter.attributes", given.attributes, _to_attributes),
+        time=None if given.time is None else _to_interval(f"{name}.time", given.time),
+        run=_set(f"{name}.run", given.run, _to_runs),
+        energy=None if given.energy is None else _to_energy(f"{name}.energy", given.energy),
+        cone=None if given.cone is None else _to_cone(f"{name}.cone", given.cone),
+        attributes=_set(f"{name}.attributes", given.attributes, _to_attributes),
+        coincidence=None if given.coincidence is None else _to_coincidence(f"{name}.coincidence", given.coincidence),
     )
 
 
@@ -174,27 +208,45 @@ def _set(
 _PRESETS = {"season": parse_season, "month": parse_month, "week": parse_week, "night": parse_night}
 
 
-def _to_interval(given: TimeFilter) -> Interval:
-    presets = [name for name in _PRESETS if getattr(given, name) is not None]
+def _to_interval(name: str, given: TimeFilter) -> Interval:
+    presets = [preset for preset in _PRESETS if getattr(given, preset) is not None]
     bounded = given.begin is not None or given.end is not None
     if len(presets) + bounded != 1:
         chosen = [*presets, *(["begin/end"] if bounded else [])]
-        raise BadInputError("filter.time", chosen, "begin, end or both, or exactly one preset")
+        raise BadInputError(name, chosen, "begin, end or both, or exactly one preset")
     if presets:
-        return _PRESETS[presets[0]](f"filter.time.{presets[0]}", getattr(given, presets[0]))
-    return parse_interval("filter.time", begin=given.begin, end=given.end)
+        return _PRESETS[presets[0]](f"{name}.{presets[0]}", getattr(given, presets[0]))
+    return parse_interval(name, begin=given.begin, end=given.end)
 
 
 def _to_runs(name: str, given: Iterable[RunRangeInput]) -> tuple[Any, ...]:
     return parse_runs(name, ((item.first, item.first if item.last is None else item.last) for item in given))
 
 
-def _to_energy(given: EnergyFilter) -> Any:
-    return parse_energy("filter.energy", minimum=given.min, maximum=given.max, unit=given.unit)
+def _to_energy(name: str, given: EnergyFilter) -> Any:
+    return parse_energy(name, minimum=given.min, maximum=given.max, unit=given.unit)
 
 
-def _to_cone(given: ConeFilter) -> Any:
-    return parse_cone("filter.cone", ra_deg=given.ra_deg, dec_deg=given.dec_deg, radius_deg=given.radius_deg)
+def _to_cone(name: str, given: ConeFilter) -> Any:
+    return parse_cone(name, ra_deg=given.ra_deg, dec_deg=given.dec_deg, radius_deg=given.radius_deg)
+
+
+def _to_coincidence(name: str, given: CoincidenceFilter) -> Coincidence:
+    nested = given.files is not None and given.files.coincidence is not None
+    if nested:  # before it is read, as deep as it may be
+        raise BadInputError(f"{name}.files.coincidence", "a coincidence", "none within another")
+    return parse_coincidence(
+        name,
+        within_s=given.within_s,
+        within_deg=given.within_deg,
+        files=None if given.files is None else to_query(given.files, name=f"{name}.files"),
+        alerts=None if given.alerts is None else _to_alerts(f"{name}.alerts", given.alerts),
+        alert_list=given.alert_list,
+    )
+
+
+def _to_alerts(name: str, given: Iterable[AlertInput]) -> tuple[Alert, ...]:
+    return parse_alerts(name, ((alert.time, alert.ra_deg, alert.dec_deg) for alert in given))
 
 
 def _to_attributes(name: str, given: Iterable[AttributeFilterInput]) -> tuple[AttributeFilter, ...]:

@@ -290,7 +290,7 @@ class Count:
     """Count."""
 
     value: BigInt = _field("The number.")
-    is_estimate: bool = _field("Whether it is an estimate; false means exact.")
+    is_estimate: bool = _field("Whether it is that of a sample, of too many files to look at each; false means exact.")
 
 
 @strawberry.type(description="How many files have one value.")
@@ -421,17 +421,27 @@ class SearchResult:
             for name, number in self.response.answer.revisions.items()
         ]
 
-    @strawberry.field(description="Order-free checksum of the set of files: equal sets, equal checksums.")
-    def checksum(self) -> str:
+    @strawberry.field(
+        description="Order-free checksum of the set of files: equal sets, equal checksums. Where the count is an "
+        "estimate, asking for it looks at every file."
+    )
+    async def checksum(self, info: Info) -> str:
         """Return the checksum."""
-        return self.response.summary.checksum
+        return (await info.context.controller.count_exactly(self.response)).summary.checksum or ""
 
     @strawberry.field(description="How many files match.")
-    def total_count(self) -> Count:
+    async def total_count(
+        self,
+        info: Info,
+        exact: Annotated[
+            bool, strawberry.argument(description="Look at every file, however many; never an estimate.")
+        ] = False,
+    ) -> Count:
         """Return the number of files."""
-        return Count(value=BigInt(self.response.summary.count), is_estimate=False)
+        response = await info.context.controller.count_exactly(self.response) if exact else self.response
+        return Count(value=BigInt(response.summary.count), is_estimate=response.summary.is_estimate)
 
-    @strawberry.field(description="Size of all files that match, bytes.")
+    @strawberry.field(description="Size of all files that match, bytes; an estimate where the count is one.")
     def total_bytes(self) -> BigInt:
         """Return the size of the files."""
         return BigInt(self.response.summary.bytes)
@@ -468,15 +478,18 @@ class SearchResult:
         by: Annotated[list[FacetField], strawberry.argument(description="Fields to count by.")],
     ) -> list[Facet]:
         """Return the facets."""
-        found = []
-        for field in dict.fromkeys(by):
-            values = await info.context.controller.facets(self.response.answer, field)
-            counted = [
-                FacetValue(value=item.value, count=BigInt(item.count), total_bytes=BigInt(item.bytes))
-                for item in values
-            ]
-            found.append(Facet(field=field, values=counted))
-        return found
+        fields = list(dict.fromkeys(by))
+        found = await info.context.controller.facets(self.response.answer, fields)
+        return [
+            Facet(
+                field=field,
+                values=[
+                    FacetValue(value=item.value, count=BigInt(item.count), total_bytes=BigInt(item.bytes))
+                    for item in found[field]
+                ],
+            )
+            for field in fields
+        ]
 
     @strawberry.field(description="The full response, when it was asked for or started by itself.")
     def export(self) -> ExportType | None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -53,6 +54,13 @@ def filter_options(function: F) -> F:
             metavar="NAME=VALUE",
             help='Declared attribute: name=value or name=low..high; name="5" is a text. All must hold.',
         ),
+        click.option(
+            "--near",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="List of alerts, CSV, VOEvent or JSON: only files taken around one of them; needs --within-s.",
+        ),
+        click.option("--within-s", type=float, metavar="S", help="Largest time from an alert of --near, seconds."),
+        click.option("--within-deg", type=float, metavar="D", help="Largest angle from the same alert, degrees."),
         click.option("--simulated/--measured", "is_simulation", default=None, help="Simulations, or measurements."),
     ]
     for option in reversed(options):
@@ -60,8 +68,13 @@ def filter_options(function: F) -> F:
     return function
 
 
-def take_filter(options: dict[str, Any]) -> dict[str, Any]:
+def take_filter(options: dict[str, Any], *, upload: Callable[[Path], str]) -> dict[str, Any]:
     """Take the filters out of a command's arguments, and return them as GraphQL's `SearchFilter`.
+
+    Parameters
+    ----------
+    upload
+        Sends a list of alerts, and returns its id.
 
     Raises
     ------
@@ -81,6 +94,12 @@ def take_filter(options: dict[str, Any]) -> dict[str, Any]:
             found[name] = read(value)
     if (is_simulation := options.pop("is_simulation")) is not None:
         found["isSimulation"] = is_simulation
+    near, within_s, within_deg = (options.pop(name) for name in ("near", "within_s", "within_deg"))
+    if near is not None and within_s is not None:
+        angle = {} if within_deg is None else {"withinDeg": within_deg}
+        found["coincidence"] = {"alertList": upload(near), "withinS": within_s, **angle}
+    elif any(value is not None for value in (near, within_s, within_deg)):
+        raise Misuse("--near and --within-s only make sense together, --within-deg only with both")
     return found
 
 

@@ -36,7 +36,7 @@ def command(query_id: str | None, output: Path, url: str, **options: Any) -> Non
     Exit code 0: everything is there and right; 3: some files could not be had, the others are right; 1: failure.
     """
     with Remote(url) as remote:
-        answer = _ask(remote, query_id, take_filter(options))
+        answer = _ask(remote, query_id, take_filter(options, upload=remote.put_alerts))
         bundle = get_bundle(remote, answer, output)
     print_bundle(bundle)
     if not bundle.verification.is_good:

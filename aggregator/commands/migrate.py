@@ -1,11 +1,13 @@
 """`catchment migrate`: the catalogue's and the queue's tables, brought to what this version needs."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import click
@@ -24,6 +26,8 @@ from aggregator.staging.queue import apply_queue_schema
 from metadata_db.settings import CatalogueSettings
 
 logger = logging.getLogger(__name__)
+
+_POLL_S = 0.2
 
 _MIGRATION_LOCK = 0x636174636861
 """Key of the advisory lock under which the catalogue is migrated: the bytes of "catcha"."""
@@ -130,7 +134,7 @@ def _explain(before: str | None, error: CommandError) -> str:
 
 
 @contextmanager
-def _open_database(catalogue: CatalogueSettings) -> Iterator["psycopg.Connection[tuple[str]]"]:
+def _open_database(catalogue: CatalogueSettings) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
     try:
         connection = psycopg.connect(catalogue.libpq_url, autocommit=True, connect_timeout=10)
     except psycopg.OperationalError as error:
@@ -140,15 +144,18 @@ def _open_database(catalogue: CatalogueSettings) -> Iterator["psycopg.Connection
 
 
 @contextmanager
-def _locked_database(catalogue: CatalogueSettings) -> Iterator["psycopg.Connection[tuple[str]]"]:
+def _locked_database(catalogue: CatalogueSettings) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
     with _open_database(catalogue) as connection:
-        connection.execute("select pg_advisory_lock(%s)", [_MIGRATION_LOCK])  # ends with the connection
+        # Tried again and again, not waited for: a statement that waits holds a snapshot, and an index that another
+        # process builds concurrently waits until no snapshot is older. The lock ends with the connection.
+        while connection.execute("select pg_try_advisory_lock(%s)", [_MIGRATION_LOCK]).fetchone() != (True,):
+            time.sleep(_POLL_S)
         yield connection
 
 
-def _revision(connection: "psycopg.Connection[tuple[str]]") -> str | None:
+def _revision(connection: "psycopg.Connection[tuple[Any, ...]]") -> str | None:
     try:
         row = connection.execute("select version_num from alembic_version").fetchone()
     except psycopg.errors.UndefinedTable:
         return None
-    return None if row is None else row[0]
+    return None if row is None else str(row[0])

@@ -1,6 +1,7 @@
 """The service as the commands see it, over HTTP; every GraphQL operation that they send is here."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from aggregator.commands.failures import Failure, Misuse
 from aggregator.commands.settings import F
-from metadata_db.records import Storage
+from metadata_db.records import AlertListReport, Storage
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 """Where `catchment serve` listens unless told otherwise."""
@@ -226,6 +227,21 @@ class Remote:
     def cancel(self, export_id: str) -> ExportStatus:
         """Stop an export that is not complete."""
         return self._convert(self._ask(_CANCEL, {"id": export_id})["cancel"], ExportStatus)
+
+    def put_alerts(self, path: Path) -> str:
+        """Send a list of alerts, and return the id that questions name it by."""
+        try:
+            answer = self.http.post("/api/v1/alerts", content=path.read_bytes())
+        except httpx.HTTPError as error:
+            raise self.away(error) from error
+        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            raise Misuse(f"{path}: {self._refusal(answer).message.removeprefix(f'{self.url}: ')}")
+        if not answer.is_success:
+            raise self._refusal(answer)
+        try:
+            return msgspec.json.decode(answer.content, type=AlertListReport).id
+        except msgspec.MsgspecError as error:
+            raise self._not_ours() from error
 
     def storages(self) -> list[Storage]:
         """Return all storages with their roots; needs an admin's token."""

@@ -14,6 +14,7 @@ from aggregator.commands.remote import Answer, FoundFile, Remote, url_option
     epilog=examples(
         "catchment search --object 'Crab Nebula' --season 2019/20",
         "catchment search --cone 83.6,22.0,2 --energy '1..10 TeV' --json",
+        "catchment search --near bursts.csv --within-s 600 --within-deg 5",
     )
 )
 @filter_options
@@ -28,7 +29,7 @@ def command(first: int, after: str | None, url: str, as_json: bool, **options: A
     for the question: `catchment get --query ID` fetches the files.
     """
     with Remote(url) as remote:
-        answer = remote.search(take_filter(options), first=first, after=after)
+        answer = remote.search(take_filter(options, upload=remote.put_alerts), first=first, after=after)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2))
     else:

@@ -22,7 +22,8 @@ from aggregator.staging.queue import STAGE_EXPORT, TaskQueue
 from metadata_db.canonical import export_id as make_export_id
 from metadata_db.database import Database
 from metadata_db.errors import NotFoundError
-from metadata_db.tables import export, export_file, facility, file, storage, stored_object
+from metadata_db.tables import export, export_file, facility, storage, stored_object
+from metadata_db.tables import file_version as file
 
 PAGE_ROWS = 1000
 """Rows taken from a server-side cursor at a time."""

@@ -166,10 +166,10 @@ async def test_all_parts_of_an_answer_belong_to_one_revision(controller: CoreCon
     report = await load(ingest, file_record("run_1.fits", size_bytes=77), file_record("new.fits", kind="irf"))
     controller.note_revisions(report.revisions)
     page = await controller.page(response.answer, order=Order(), first=100, after=None)
-    kinds = await controller.facets(response.answer, FacetField.KIND)
+    kinds = await controller.facets(response.answer, [FacetField.KIND])
     assert len(page.files) == response.summary.count == 6
     assert sum(found.size_bytes for found in page.files) == response.summary.bytes
-    assert {facet.value: facet.count for facet in kinds} == {"events": 5, "table": 1}
+    assert {facet.value: facet.count for facet in kinds[FacetField.KIND]} == {"events": 5, "table": 1}
 
 
 @pytest.mark.usefixtures("filled")
@@ -177,12 +177,12 @@ async def test_the_facility_facet_counts_beyond_the_question_s_own_facility(
     controller: CoreController, ingest: Ingest
 ) -> None:
     response = await controller.search(AURORA, prepare=Prepare.NEVER)
-    before = await controller.facets(response.answer, FacetField.FACILITY)
+    before = await controller.facets(response.answer, [FacetField.FACILITY])
     report = await load(ingest, file_record("y.h5", facility="borealis", storage="borealis-disk"))
     controller.note_revisions(report.revisions)
-    now = await controller.facets(response.answer, FacetField.FACILITY)
-    assert [(facet.value, facet.count) for facet in before] == [("aurora", 5), ("borealis", 1)]
-    assert [(facet.value, facet.count) for facet in now] == [("aurora", 5), ("borealis", 2)]
+    now = await controller.facets(response.answer, [FacetField.FACILITY])
+    assert [(facet.value, facet.count) for facet in before[FacetField.FACILITY]] == [("aurora", 5), ("borealis", 1)]
+    assert [(facet.value, facet.count) for facet in now[FacetField.FACILITY]] == [("aurora", 5), ("borealis", 2)]
 
 
 async def _nothing(_redis_url: str) -> None:
@@ -207,7 +207,7 @@ async def test_redis_flushed_between_any_two_steps_changes_no_answer(
             await between(redis_url)
             more = await controller.page(response.answer, order=Order(), first=9, after=page.files[-1].cursor)
             await between(redis_url)
-            facets = await controller.facets(response.answer, FacetField.KIND)
+            facets = await controller.facets(response.answer, [FacetField.KIND])
             await between(redis_url)
             again = await controller.reopen(response.answer.query.query_id)
             told.append((response.summary, page, more, facets, again.summary, again.answer))

@@ -98,7 +98,7 @@ async def test_the_parts_of_an_answer_stay_together_when_the_catalogue_moves_on(
         ("a", "DL3", 1000),
         ("b", "DL3", 1000),
     ]
-    [facet] = await catalogue.facets(SearchQuery(), revisions, FacetField.LEVEL, limit=5)
+    [facet] = (await catalogue.facets(SearchQuery(), revisions, [FacetField.LEVEL], limit=5))[FacetField.LEVEL]
     assert (facet.value, facet.count, facet.bytes) == ("DL3", before.count, before.bytes)
 
 
@@ -124,8 +124,8 @@ async def test_a_facet_cut_short_keeps_the_most_frequent_values_whole(
         *(file_record(f"b{at}", facility="borealis", storage="borealis-disk", cluster="north") for at in range(2)),
     )
     revisions = await catalogue.revisions()
-    told = await catalogue.facets(SearchQuery(), revisions, FacetField.CLUSTER, limit=1)
-    assert [(facet.value, facet.count) for facet in told] == [("north", 4)]
+    told = await catalogue.facets(SearchQuery(), revisions, [FacetField.CLUSTER], limit=1)
+    assert [(facet.value, facet.count) for facet in told[FacetField.CLUSTER]] == [("north", 4)]
 
 
 async def test_equal_sets_found_by_different_questions_have_one_checksum(

@@ -19,6 +19,7 @@ from metadata_db.records import Relation, Removal, Replica
 from metadata_db.rows import MAX_LINE_BYTES, iter_blocks
 from metadata_db.search import Order
 from metadata_db.tables import change, file, replica
+from metadata_db.tables import file_version as version
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.records import chunked, file_record, load, ndjson, register
 
@@ -100,7 +101,7 @@ async def test_a_changed_record_is_a_new_version_and_the_old_one_stays(
     assert (before.bytes, now.bytes) == (11, 12)
     assert before.checksum != now.checksum
     async with database.snapshot() as connection:
-        lives = (await connection.execute(select(file.c.path, file.c.added_in, file.c.removed_in))).all()
+        lives = (await connection.execute(select(version.c.path, version.c.added_in, version.c.removed_in))).all()
     assert sorted(lives, key=str) == [("a", 1, 2), ("a", 2, None), ("b", 1, None)]
 
 
@@ -127,7 +128,7 @@ async def test_a_record_that_was_only_read_otherwise_is_mended_in_place(
         again = await load(ingest, record)
         assert (again.unchanged, again.reread, again.revisions) == (1, 0, {"aurora": revision})
     async with database.snapshot() as connection:
-        assert (await connection.execute(select(file.c.added_in, file.c.removed_in))).all() == [(1, None)]
+        assert (await connection.execute(select(version.c.added_in, version.c.removed_in))).all() == [(1, None)]
         details = (await connection.execute(select(change.c.detail).order_by(change.c.id))).scalars().all()
     assert details[1:] == [{"revision": revision, "added": 0, "changed": 0, "reread": 1} for revision in (2, 3, 4)]
 

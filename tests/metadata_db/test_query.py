@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 
 from metadata_db.errors import BadInputError
 from metadata_db.query import (
+    Alert,
     AttributeFilter,
+    Coincidence,
     EnergyUnit,
     Interval,
     SearchQuery,
+    check_positions,
     glob_to_regex,
+    parse_alerts,
     parse_attributes,
+    parse_coincidence,
     parse_cone,
     parse_energy,
     parse_globs,
@@ -55,9 +60,26 @@ attributes = st.lists(
     max_size=4,
 )
 
+alerts = st.lists(
+    st.tuples(moments.map(datetime.isoformat), st.floats(0, 360), st.floats(-90, 90)), min_size=1, max_size=4
+)
+
 
 @st.composite
-def questions(draw: st.DrawFn) -> SearchQuery:
+def coincidences(draw: st.DrawFn) -> Coincidence:
+    partner = draw(st.sampled_from(["files", "alerts", "alert_list"]))
+    values: dict[str, Any] = {
+        "files": lambda: draw(questions(nested=True).filter(lambda found: found != SearchQuery())),
+        "alerts": lambda: parse_alerts("alerts", draw(alerts)),
+        "alert_list": lambda: draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
+    }
+    within_deg = draw(st.none() | st.floats(0, 180, exclude_min=True))
+    within_s = draw(st.floats(0, 31 * 86_400))
+    return parse_coincidence("c", within_s=within_s, within_deg=within_deg, **{partner: values[partner]()})
+
+
+@st.composite
+def questions(draw: st.DrawFn, *, nested: bool = False) -> SearchQuery:
     parts: dict[str, Any] = {}
     for name in ("facility", "cluster", "obs_id", "object", "quality"):
         if draw(st.booleans()):
@@ -80,6 +102,8 @@ def questions(draw: st.DrawFn) -> SearchQuery:
         parts["attributes"] = parse_attributes("attributes", draw(attributes))
     if draw(st.booleans()):
         parts["is_simulation"] = draw(st.booleans())
+    if not nested and draw(st.booleans()):
+        parts["coincidence"] = draw(coincidences())
     return SearchQuery(**parts)
 
 
@@ -172,6 +196,165 @@ def test_the_canonical_form_gives_the_question_back(question: SearchQuery) -> No
 def test_an_empty_question_has_the_id_of_an_empty_object() -> None:
     assert SearchQuery().canonical == "{}"
     assert SearchQuery().query_id == "99914b932bd37a50b983c5e7c90ae93b"
+
+
+def test_the_id_of_a_question_stays_what_it_was() -> None:
+    """Users keep ids; this one was made before there were coincidences."""
+    question = SearchQuery(
+        facility=("aurora", "borealis"),
+        obs_id=("1",),
+        is_simulation=False,
+        time=parse_season("t", "2019/20"),
+        run=parse_runs("r", [(4, 9)]),
+        energy=parse_energy("e", minimum=1.5, maximum=None, unit=EnergyUnit.TEV),
+        cone=parse_cone("c", ra_deg=-10, dec_deg=22, radius_deg=2),
+        attributes=parse_attributes("a", [AttributeFilter(name="n", values=(4,))]),
+        path=("2019/**",),
+    )
+    assert question.query_id == "95eb4a06846d66ba1bd7bcde69e87123"
+
+
+def test_a_time_long_ago_is_written_with_four_digits_of_its_year() -> None:
+    question = SearchQuery(time=parse_interval("time", begin="0005-01-01"))
+    assert question.canonical == '{"time":{"begin":"0005-01-01T00:00:00.000000Z"}}'
+    assert SearchQuery.from_canonical(question.canonical) == question
+
+
+# --- coincidences ---------------------------------------------------------------------------------------------------
+
+
+def coincidence(**values: Any) -> Coincidence:
+    return parse_coincidence("c", **{"within_s": 60, **values})
+
+
+def test_a_coincidence_has_a_canonical_form_that_holds_the_other_question() -> None:
+    files = SearchQuery(facility=("borealis",), is_simulation=False, run=parse_runs("r", [(1, 2)]))
+    asked = SearchQuery(facility=("aurora",), coincidence=coincidence(files=files, within_deg=2))
+    assert asked.as_mapping() == {
+        "facility": ["aurora"],
+        "coincidence": {
+            "within_s": 60.0,
+            "within_deg": 2.0,
+            "files": {"facility": ["borealis"], "is_simulation": False, "run": [{"first": 1, "last": 2}]},
+        },
+    }
+    moments = parse_alerts("a", [("2019-11-02T12:00:00.5", -10, 22), ("2019-11-01", 1, 2)])
+    asked = SearchQuery(coincidence=coincidence(alerts=moments, within_s=0, within_deg=1))
+    assert asked.as_mapping() == {
+        "coincidence": {
+            "within_s": 0.0,
+            "within_deg": 1.0,
+            "alerts": [
+                {"time": "2019-11-01T00:00:00.000000Z", "ra_deg": 1.0, "dec_deg": 2.0},
+                {"time": "2019-11-02T12:00:00.500000Z", "ra_deg": 350.0, "dec_deg": 22.0},
+            ],
+        }
+    }
+    asked = SearchQuery(coincidence=coincidence(alert_list="AB" * 32))
+    assert asked.as_mapping() == {"coincidence": {"within_s": 60.0, "alert_list": "ab" * 32}}
+
+
+@given(alerts, st.randoms())
+def test_order_repetition_and_spelling_of_alerts_do_not_change_the_id(
+    given_alerts: list[tuple[str, float, float]], random: Any
+) -> None:
+    spelled = [(f" {time.replace('+00:00', 'Z')}", ra, dec) for time, ra, dec in [*given_alerts, given_alerts[0]]]
+    random.shuffle(spelled)
+    first, second = (
+        SearchQuery(coincidence=coincidence(alerts=parse_alerts("a", found), within_deg=1))
+        for found in (given_alerts, spelled)
+    )
+    assert first.query_id == second.query_id
+
+
+def test_positions_and_parts_of_a_microsecond_that_mean_nothing_do_not_change_the_id() -> None:
+    placed, bare = (
+        SearchQuery(coincidence=coincidence(alerts=parse_alerts("a", [("2019-11-02", *place)]), within_s=within_s))
+        for place, within_s in (((1, 2), 0.1000001), ((None, None), 0.1))
+    )
+    assert placed.query_id == bare.query_id
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "touched"),
+    [
+        ((), None, ()),
+        (("b", "c"), None, ("b", "c")),
+        (("b", "c"), ("a", "b"), ("a", "b", "c")),
+        ((), ("a",), ()),
+        (("b",), (), ()),
+    ],
+)
+def test_a_question_touches_its_own_facilities_and_those_of_the_other_files(
+    own: tuple[str, ...], others: tuple[str, ...] | None, touched: tuple[str, ...]
+) -> None:
+    asked = SearchQuery(facility=own)
+    assert asked.touched == own
+    files = None if others is None else SearchQuery(facility=others, kind=("events",))
+    wanted = coincidence(alert_list="0" * 64) if files is None else coincidence(files=files)
+    assert SearchQuery(facility=own, coincidence=wanted).touched == touched
+
+
+def test_an_angle_needs_a_position_of_every_alert_and_names_the_first_without() -> None:
+    found = parse_alerts("a", [("2019-11-02T12:00", None, None), ("2019-11-01", 1, 2), ("2019-11-03", None, None)])
+    assert coincidence(alerts=found).alerts == tuple(Alert(time=alert.time) for alert in found)
+    for check in (lambda: coincidence(alerts=found, within_deg=1), lambda: check_positions("c.alerts", found)):
+        with pytest.raises(BadInputError) as caught:
+            check()
+        assert caught.value.field == "c.alerts"
+        assert "2019-11-02T12:00" in caught.value.value
+
+
+FILES = SearchQuery(facility=("aurora",))
+MANY = [(f"2019-11-02T12:00:00.{at:06}", None, None) for at in range(1001)]
+
+
+@pytest.mark.parametrize(
+    ("parse", "field", "shown", "expected"),
+    [
+        (lambda: coincidence(), "c", "[]", "exactly one of files"),
+        (lambda: coincidence(files=FILES, alert_list="0" * 64), "c", "['files', 'alertList']", "exactly one of"),
+        (lambda: coincidence(files=FILES, alerts=()), "c", "['files', 'alerts']", "exactly one of"),
+        (lambda: coincidence(files=FILES, within_s=-1), "c.withinS", "-1", "0 to 2678400 seconds"),
+        (lambda: coincidence(files=FILES, within_s=2678401), "c.withinS", "2678401", "31 days"),
+        (lambda: coincidence(files=FILES, within_s=float("nan")), "c.withinS", "nan", "0 to 2678400"),
+        (lambda: coincidence(files=FILES, within_s=float("inf")), "c.withinS", "inf", "0 to 2678400"),
+        (lambda: coincidence(files=FILES, within_deg=0), "c.withinDeg", "0", "above 0"),
+        (lambda: coincidence(files=FILES, within_deg=180.1), "c.withinDeg", "180.1", "up to 180"),
+        (lambda: coincidence(files=FILES, within_deg=float("nan")), "c.withinDeg", "nan", "above 0"),
+        (lambda: coincidence(files=SearchQuery()), "c.files", "{}", "at least one filter"),
+        (
+            lambda: coincidence(files=SearchQuery(coincidence=coincidence(files=FILES))),
+            "c.files.coincidence",
+            "a coincidence",
+            "none within another",
+        ),
+        (lambda: coincidence(alerts=()), "c.alerts", "[]", "at least one alert"),
+        (lambda: coincidence(alert_list="0" * 63), "c.alertList", "'000", "64 hexadecimal digits"),
+        (lambda: coincidence(alert_list="g" * 64), "c.alertList", "'ggg", "64 hexadecimal digits"),
+        (lambda: coincidence(alert_list="é" * 64), "c.alertList", "'", "64 hexadecimal digits"),
+        (lambda: parse_alerts("a", [("soon", None, None)]), "a[0].time", "'soon'", "ISO 8601"),
+        (lambda: parse_alerts("a", [("0001-12-31", None, None)]), "a[0].time", "'0001", "years 2 to 9998"),
+        (lambda: parse_alerts("a", [("9999-01-01", None, None)]), "a[0].time", "'9999", "years 2 to 9998"),
+        (lambda: parse_alerts("a", [MANY[0], ("2019", 1, None)]), "a[1].time", "'2019'", "ISO 8601"),
+        (lambda: parse_alerts("a", [("2019-11-02", 1, None)]), "a[0].decDeg", "nothing", "is given, 1"),
+        (lambda: parse_alerts("a", [("2019-11-02", None, 2)]), "a[0].raDeg", "nothing", "is given, 2"),
+        (lambda: parse_alerts("a", [("2019-11-02", 361, 2)]), "a[0].raDeg", "361", "0 to 360"),
+        (lambda: parse_alerts("a", [("2019-11-02", 1, -91)]), "a[0].decDeg", "-91", "-90 to 90"),
+        (lambda: parse_alerts("a", MANY), "a", "1001 values", "at most 1000"),
+    ],
+)
+def test_a_wrong_coincidence_names_field_value_and_expectation(
+    parse: Any, field: str, shown: str, expected: str
+) -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse()
+    assert caught.value.field == field
+    assert shown in caught.value.value
+    assert expected in caught.value.expected
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,25 +15,31 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlalchemy import select, text
 
+from metadata_db.alerts import AlertStore, alert_list_id
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadCursorError
 from metadata_db.ingest import Ingest, IngestReport, RemovalReport
 from metadata_db.query import (
+    Alert,
     AttributeFilter,
+    Coincidence,
     EnergyRange,
     Interval,
     Scalar,
     SearchQuery,
+    order_alerts,
     parse_attributes,
+    parse_coincidence,
     parse_cone,
     parse_globs,
     parse_runs,
     parse_words,
 )
 from metadata_db.records import Attribute, Channel, Cluster, Facility, FileRecord, KnownFile, Relation, Removal
-from metadata_db.search import FacetField, Order, OrderField, decode_cursor, encode_cursor, living, page_statement
-from metadata_db.tables import file, storage
+from metadata_db.search import FacetField, Order, OrderField, decode_cursor, encode_cursor
+from metadata_db.tables import file_version as file
+from metadata_db.tables import storage
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.evaluation import (
     History,
@@ -220,6 +226,44 @@ attribute_filters = st.lists(
     max_size=2,
 ).map(lambda found: parse_attributes("attributes", found))
 
+EDGES = {separation_deg(*one, *other) for one, other in itertools.product([*POSITIONS, *POLES], repeat=2)}
+"""Angles between the places of files and of alerts: where one of them is asked for, rounding decides."""
+
+WITHIN_DEG = [angle for angle in RADII if angle == 180 or all(abs(edge - angle) > 1e-6 for edge in EDGES)]
+WITHIN_S = [0.0, 1e-6, 3599.999999, 3600.0, 7200.0, 31 * 86_400.0]
+ALERTS = [
+    Alert(time=moment, ra_deg=ra_deg, dec_deg=dec_deg)
+    for moment in [*MOMENTS[:4], NOON - timedelta(hours=2)]
+    for ra_deg, dec_deg in [*POSITIONS, POLES[0], (0.0, -90.0)]
+]
+ALERT_LISTS: Mapping[str, Sequence[Alert]] = {
+    alert_list_id(alerts): order_alerts(alerts)
+    for alerts in (ALERTS[:1], ALERTS[::5], [Alert(time=NOON), Alert(time=NOON + timedelta(hours=1))])
+}
+"""Uploaded lists by their ids; the last one has no positions."""
+
+
+@st.composite
+def coincidences(draw: st.DrawFn) -> Coincidence:
+    """Files of another filter, a few alerts, or one of `ALERT_LISTS`."""
+    partner = draw(st.sampled_from(["files", "files", "alerts", "alert_list"]))
+    found: Any
+    if partner == "files":
+        # Mostly a filter that many files pass, else there is seldom a pair.
+        plain = sorted({*FILTERS} - {"coincidence"})
+        name = draw(st.sampled_from(["facility", "path", "energy", "is_simulation"]) | st.sampled_from(plain))
+        found = SearchQuery(**{name: draw(FILTERS[name])})
+        placed = True
+    elif partner == "alerts":
+        found = draw(st.lists(st.sampled_from(ALERTS), min_size=1, max_size=4))
+        placed = True
+    else:
+        found = draw(st.sampled_from([*ALERT_LISTS]))
+        placed = all(alert.ra_deg is not None for alert in ALERT_LISTS[found])
+    within_deg = draw(seldom(WITHIN_DEG)) if placed else None
+    return parse_coincidence("c", within_s=draw(st.sampled_from(WITHIN_S)), within_deg=within_deg, **{partner: found})
+
+
 FILTERS: Mapping[str, st.SearchStrategy[Any]] = {
     "facility": some("facility", FACILITIES),
     "storage": some("storage", ["aurora-disk", "borealis-disk", "shared-disk"]),
@@ -235,6 +279,7 @@ FILTERS: Mapping[str, st.SearchStrategy[Any]] = {
     "energy": energies,
     "cone": cones,
     "attributes": attribute_filters,
+    "coincidence": coincidences(),
     "path": st.lists(st.sampled_from(GLOBS), min_size=1, max_size=2).map(lambda found: parse_globs("path", found)),
 }
 
@@ -274,9 +319,15 @@ class World:
     async def fill(self, batches: Sequence[Batch]) -> History:
         """Empty the catalogue, take the batches one after another, and return the same life in plain Python."""
         async with self.database.transaction() as connection:
-            await connection.execute(text("truncate file, replica, change, export_file"))
+            await connection.execute(text("truncate file, file_history, replica, change, export_file"))
+            await connection.execute(text("truncate stratum_day, facet_month, sky_day"))
+            await connection.execute(
+                text("update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0")
+            )
             await connection.execute(text("update facility set revision = 0"))
-        history = History(revisions=dict.fromkeys(FACILITIES, 0))
+        for alerts in ALERT_LISTS.values():
+            await AlertStore(self.database).put(alerts)
+        history = History(revisions=dict.fromkeys(FACILITIES, 0), alert_lists=ALERT_LISTS)
         for batch in batches:
             body = chunked(b"".join(msgspec.json.encode(item) + b"\n" for item in batch))
             records = [item for item in batch if isinstance(item, FileRecord)]
@@ -387,8 +438,8 @@ async def test_every_facet_counts_what_plain_python_counts(
         for field in FacetField:
             expected = evaluate_facet(history.find(asked, revisions, without=field.value), field.value)
             for limit in (100, 1):
-                facets = await world.catalogue.facets(asked, revisions, field, limit=limit)
-                told = [(facet.value, facet.count, facet.bytes) for facet in facets]
+                facets = await world.catalogue.facets(asked, revisions, [field], limit=limit)
+                told = [(facet.value, facet.count, facet.bytes) for facet in facets[field]]
                 assert told == expected[:limit], (field, asked.canonical)
 
 
@@ -499,6 +550,8 @@ async def test_an_undeclared_attribute_is_no_way_into_the_statement(world: World
         assert (await world.catalogue.summary(asked, revisions)).count == 0, name
 
 
+ASKED = SearchQuery().query_id
+
 # --- cursors --------------------------------------------------------------------------------------------------------
 
 
@@ -518,21 +571,31 @@ async def test_an_undeclared_attribute_is_no_way_into_the_statement(world: World
 )
 def test_a_cursor_gives_its_row_back(kept: tuple[OrderField, Any], descending: bool, number: int) -> None:
     order = Order(field=kept[0], descending=descending)
-    assert decode_cursor(order, encode_cursor(order, kept[1], number)) == (kept[1], number)
+    assert decode_cursor(order, encode_cursor(order, kept[1], number, query_id=ASKED), query_id=ASKED) == (
+        kept[1],
+        number,
+    )
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 def test_a_cursor_of_another_order_is_refused(order: Order) -> None:
     value = {OrderField.TIME_BEGIN: NOON, OrderField.PATH: "a"}.get(order.field, 1)
-    cursor = encode_cursor(order, value, 1)
+    cursor = encode_cursor(order, value, 1, query_id=ASKED)
     for other in ORDERS:
         if other != order:
             with pytest.raises(BadCursorError) as caught:
-                decode_cursor(other, cursor)
+                decode_cursor(other, cursor, query_id=ASKED)
             assert (caught.value.field, str(other) in caught.value.expected) == ("after", True)
 
 
-def forged(*content: Any) -> str:
+def test_a_cursor_of_another_question_is_refused() -> None:
+    cursor = encode_cursor(Order(), NOON, 1, query_id=ASKED)
+    with pytest.raises(BadCursorError, match="of this question"):
+        decode_cursor(Order(), cursor, query_id=SearchQuery(kind=("events",)).query_id)
+
+
+def forged(kind: str, *content: Any) -> str:
+    content = (f"{kind}{ASKED[:8]}", *content)
     return base64.urlsafe_b64encode(orjson.dumps(content)).decode().rstrip("=")
 
 
@@ -569,7 +632,7 @@ def forged(*content: Any) -> str:
 )
 def test_a_foreign_or_altered_cursor_is_refused(field: OrderField, cursor: str) -> None:
     with pytest.raises(BadCursorError) as caught:
-        page_statement(living(), Order(field=field), 5, cursor)
+        decode_cursor(Order(field=field), cursor, query_id=ASKED)
     assert caught.value.field == "after"
     assert f"the order {field.value}+" in caught.value.expected
 

@@ -1,6 +1,7 @@
 """The vocabulary grows and is mended, never loses anything, and every process soon knows it."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import msgspec
@@ -10,13 +11,16 @@ from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError, NotFoundError
 from metadata_db.ingest import Ingest
-from metadata_db.query import SearchQuery
+from metadata_db.query import Interval, SearchQuery
 from metadata_db.records import Attribute, Authority, Channel, Cluster, Detector, Facility, Storage
+from metadata_db.search import Order
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import SNAPSHOT_S, VocabularyStore
 from tests.support.records import AURORA, BOREALIS, file_record, load, register
 
 pytestmark = pytest.mark.anyio
+
+NOON, HOUR = datetime(2019, 11, 2, 12, tzinfo=UTC), timedelta(hours=1)
 
 AURORA_AS_READ = msgspec.structs.replace(AURORA, attributes=sorted(AURORA.attributes, key=lambda item: item.name))
 """All that belongs to a facility is told in the order of names."""
@@ -169,10 +173,23 @@ async def test_files_of_a_new_detector_bring_its_name_to_another_process_at_once
     await register(vocabulary)
     await elsewhere.get()
     await vocabulary.put_facility(Facility(name="aurora", detectors=[Detector(name="iact-new")]))
-    report = await load(ingest, file_record("a", detector="iact-new"))
-    async with database.snapshot() as connection:
-        known = await elsewhere.as_new_as(report.revisions, connection)
-    assert "iact-new" in known.detector.ids
+    report = await load(ingest, file_record("a", detector="iact-new", time_begin=NOON, time_end=NOON + HOUR))
+    catalogue = Catalogue(database, elsewhere)
+    revisions = {"borealis": 0, **report.revisions}
+    page = await catalogue.page(SearchQuery(), revisions, order=Order(), first=1, after=None)
+    assert [found.detector for found in page.files] == ["iact-new"]
+
+
+async def test_a_file_longer_than_any_before_is_found_by_another_process_at_once(
+    vocabulary: VocabularyStore, elsewhere: VocabularyStore, ingest: Ingest, database: Database
+) -> None:
+    """How far a search looks back comes with the vocabulary, which may be a second old."""
+    await register(vocabulary)
+    await elsewhere.get()
+    report = await load(ingest, file_record("a", time_begin=NOON, time_end=NOON + 9 * HOUR))
+    asked = SearchQuery(time=Interval(begin=NOON + 8 * HOUR, end=NOON + 10 * HOUR))
+    summary = await Catalogue(database, elsewhere).summary(asked, {"borealis": 0, **report.revisions})
+    assert summary.count == 1
 
 
 async def test_a_vocabulary_that_was_being_read_when_it_changed_is_not_kept(
@@ -185,15 +202,6 @@ async def test_a_vocabulary_that_was_being_read_when_it_changed_is_not_kept(
         assert f"authority-{at}" in [authority.name for authority in (await vocabulary.get()).authorities]
         await asyncio.gather(*readers)
         assert f"authority-{at}" in [authority.name for authority in (await vocabulary.get()).authorities]
-
-
-async def test_an_old_reading_does_not_replace_a_newer_one(vocabulary: VocabularyStore, database: Database) -> None:
-    await register(vocabulary)
-    async with database.snapshot() as connection:
-        await vocabulary.as_new_as({}, connection)
-        await vocabulary.put_facility(Facility(name="cascade"))
-        await vocabulary.as_new_as({"aurora": 1}, connection)
-    assert (await vocabulary.get_facility("cascade")).name == "cascade"
 
 
 async def test_look_ups_that_hold_all_connections_do_not_wait_for_one_more(database_url: str) -> None:

@@ -7,13 +7,14 @@ their statements, so that tests compare two independent readings of the same wor
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 from msgspec import structs
 
 from metadata_db.canonical import fingerprint, set_checksum
-from metadata_db.query import AttributeFilter, Cone, EnergyRange, Interval, SearchQuery
+from metadata_db.query import Alert, AttributeFilter, Coincidence, Cone, EnergyRange, Interval, SearchQuery
 from metadata_db.records import FileRecord, Removal
 
 # --- the catalogue's life -------------------------------------------------------------------------------------------
@@ -41,6 +42,8 @@ class History:
 
     versions: list[Version] = field(default_factory=list)
     revisions: dict[str, int] = field(default_factory=dict)
+    alert_lists: Mapping[str, Sequence[Alert]] = field(default_factory=dict)
+    """Id of an uploaded list of alerts → its alerts."""
 
     def ingest(self, batch: Iterable[FileRecord]) -> dict[str, int]:
         """Take a batch and count its fates: the last line of a path counts.
@@ -112,7 +115,7 @@ class History:
 
     def numbered(self, numbers: Mapping[tuple[str, str, int], int]) -> "History":
         """Return the same history with the numbers of the rows."""
-        return History([replace(version, number=numbers[version.key]) for version in self.versions], self.revisions)
+        return replace(self, versions=[replace(version, number=numbers[version.key]) for version in self.versions])
 
     def as_of(self, revisions: Mapping[str, int]) -> list[Version]:
         """Return the files that lived at `revisions`; a facility that is not named had none."""
@@ -130,7 +133,16 @@ class History:
 
     def find(self, asked: SearchQuery, revisions: Mapping[str, int], *, without: str | None = None) -> list[Version]:
         """Return the files of an answer; the filter `without` does not count."""
-        return [version for version in self.as_of(revisions) if is_match(asked, version.record, without=without)]
+        living = self.as_of(revisions)
+        found = [version for version in living if is_match(asked, version.record, without=without)]
+        wanted = asked.coincidence
+        if wanted is None or without == "coincidence":
+            return found
+        if wanted.files is not None:
+            files = [version for version in living if is_match(wanted.files, version.record)]
+            return [one for one in found if any(one is not other and coincides(wanted, one, other) for other in files)]
+        alerts = wanted.alerts if wanted.alert_list is None else self.alert_lists[wanted.alert_list]
+        return [one for one in found if any(coincides(wanted, one, alert) for alert in alerts)]
 
 
 def _text(record: FileRecord) -> bytes:
@@ -145,11 +157,14 @@ def _said(record: FileRecord) -> bytes:
 
 
 def is_match(asked: SearchQuery, record: FileRecord, *, without: str | None = None) -> bool:
-    """Tell whether all filters that are set, but for `without`, hold for a record."""
+    """Tell whether all filters that are set, but for `without`, hold for a record.
+
+    A coincidence is not asked for here: it is about other files as well, see `History.find`.
+    """
     return all(
         _holds(name, getattr(asked, name), record)
         for name in asked.__dataclass_fields__
-        if name != without and getattr(asked, name) not in (None, ())
+        if name not in (without, "coincidence") and getattr(asked, name) not in (None, ())
     )
 
 
@@ -201,6 +216,36 @@ def separation_deg(ra_deg: float, dec_deg: float, other_ra_deg: float, other_dec
 def _direction(ra_deg: float, dec_deg: float) -> tuple[float, float, float]:
     ra, dec = math.radians(ra_deg), math.radians(dec_deg)
     return math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)
+
+
+def coincides(wanted: Coincidence, one: Version, other: Version | Alert) -> bool:
+    """Tell whether a file is close enough in time to another file or an alert, and on the sky if that is asked."""
+    span, other_span = _span(one), _span(other)
+    if span is None or other_span is None:
+        return False
+    margin = timedelta(seconds=wanted.within_s)
+    if not (span[0] < other_span[1] + margin and span[1] > other_span[0] - margin):
+        return False
+    if wanted.within_deg is None:
+        return True
+    place, other_place = _place(one), _place(other)
+    if place is None or other_place is None:
+        return False
+    return separation_deg(*place, *other_place) <= wanted.within_deg
+
+
+def _span(one: Version | Alert) -> tuple[datetime, datetime] | None:
+    """Return the half-open interval of a file or an alert; a moment lasts a microsecond."""
+    begin = one.time if isinstance(one, Alert) else one.record.time_begin
+    end = None if isinstance(one, Alert) else one.record.time_end
+    if begin is None:
+        return None
+    return begin, end if end is not None and end > begin else begin + timedelta(microseconds=1)
+
+
+def _place(one: Version | Alert) -> tuple[float, float] | None:
+    place = one if isinstance(one, Alert) else one.record
+    return None if place.ra_deg is None or place.dec_deg is None else (place.ra_deg, place.dec_deg)
 
 
 def has_attribute(wanted: AttributeFilter, record: FileRecord) -> bool:

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+import strawberry
 
 from aggregator.api.inputs import (
+    AlertInput,
     AttributeFilterInput,
+    CoincidenceFilter,
     ConeFilter,
     EnergyFilter,
     RunRangeInput,
@@ -20,6 +23,10 @@ from metadata_db.query import EnergyUnit, SearchQuery
 
 def attribute(value: Any) -> AttributeValue:
     return AttributeValue(value)
+
+
+def near(files: SearchFilter) -> SearchFilter:
+    return SearchFilter(coincidence=CoincidenceFilter(files=files, within_s=1))
 
 
 def test_a_filter_with_everything_becomes_one_canonical_question() -> None:
@@ -50,6 +57,38 @@ def test_a_filter_with_everything_becomes_one_canonical_question() -> None:
     }
 
 
+def test_a_coincidence_holds_another_filter_alerts_or_the_id_of_a_list() -> None:
+    files = SearchFilter(facility=["borealis"], time=TimeFilter(night="2019-11-02"), is_simulation=False)
+    alerts = [AlertInput(time=Time("2019-11-02T12:00"), ra_deg=-10, dec_deg=22), AlertInput(time=Time("2019-11-02"))]
+    for given, mapping in (
+        (
+            CoincidenceFilter(files=files, within_s=60, within_deg=1.5),
+            {
+                "within_s": 60.0,
+                "within_deg": 1.5,
+                "files": {
+                    "facility": ["borealis"],
+                    "is_simulation": False,
+                    "time": {"begin": "2019-11-02T12:00:00.000000Z", "end": "2019-11-03T12:00:00.000000Z"},
+                },
+            },
+        ),
+        (
+            CoincidenceFilter(alerts=alerts, within_s=0),
+            {
+                "within_s": 0.0,
+                "alerts": [{"time": "2019-11-02T00:00:00.000000Z"}, {"time": "2019-11-02T12:00:00.000000Z"}],
+            },
+        ),
+        (
+            CoincidenceFilter(alert_list=strawberry.ID("AB" * 32), within_s=1e-3),
+            {"within_s": 0.001, "alert_list": "ab" * 32},
+        ),
+    ):
+        asked = to_query(SearchFilter(level=["DL3"], coincidence=given))
+        assert asked.as_mapping() == {"level": ["DL3"], "coincidence": mapping}
+
+
 def test_an_empty_filter_asks_for_everything() -> None:
     assert to_query(SearchFilter()) == SearchQuery()
 
@@ -71,6 +110,23 @@ def test_an_empty_filter_asks_for_everything() -> None:
             "not both",
         ),
         (SearchFilter(path=["a[b"]), "filter.path", "closing"),
+        (SearchFilter(coincidence=CoincidenceFilter(within_s=1)), "filter.coincidence", "exactly one of files, alerts"),
+        (SearchFilter(coincidence=CoincidenceFilter(within_s=1, alerts=[])), "filter.coincidence.alerts", "one alert"),
+        (near(SearchFilter()), "filter.coincidence.files", "at least one filter"),
+        (near(SearchFilter(kind=[])), "filter.coincidence.files.kind", "at least one value"),
+        (near(SearchFilter(time=TimeFilter())), "filter.coincidence.files.time", "exactly one preset"),
+        (near(SearchFilter(energy=EnergyFilter(unit=EnergyUnit.EV))), "filter.coincidence.files.energy", "min, max"),
+        (
+            near(SearchFilter(cone=ConeFilter(ra_deg=0, dec_deg=91, radius_deg=1))),
+            "filter.coincidence.files.cone.decDeg",
+            "-90 to 90",
+        ),
+        (near(near(SearchFilter(kind=["events"]))), "filter.coincidence.files.coincidence", "none within another"),
+        (
+            SearchFilter(coincidence=CoincidenceFilter(within_s=1, alerts=[AlertInput(time=Time("soon"))])),
+            "filter.coincidence.alerts[0].time",
+            "ISO 8601",
+        ),
     ],
 )
 def test_a_filter_that_cannot_be_read_is_named(given: SearchFilter, field: str, expected: str) -> None:

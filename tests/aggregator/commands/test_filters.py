@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ def parse(*arguments: str) -> dict[str, Any]:
     @filter_options
     @click.option("--other")
     def command(**options: Any) -> None:
-        found.update(take_filter(options))
+        found.update(take_filter(options, upload=lambda path: f"id of {path.name}"))
         assert list(options) == ["other"], "a filter was left behind"
 
     result = CliRunner().invoke(command, arguments, standalone_mode=False)
@@ -57,6 +58,18 @@ def test_without_options_nothing_is_filtered() -> None:
 )
 def test_options_become_the_filter_of_the_schema(arguments: list[str], expected: dict[str, Any]) -> None:
     assert parse(*arguments) == expected
+
+
+def test_a_list_of_alerts_is_sent_and_its_id_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "bursts.csv"
+    path.touch()
+    wanted = {"alertList": "id of bursts.csv", "withinS": 600.0}
+    assert parse("--near", str(path), "--within-s", "600") == {"coincidence": wanted}
+    found = parse("--near", str(path), "--within-s", "600", "--within-deg", "0.5")
+    assert found == {"coincidence": wanted | {"withinDeg": 0.5}}
+    for incomplete in (["--near", str(path)], ["--within-s", "0"], ["--within-deg", "0"]):
+        with pytest.raises(Misuse, match="only make sense together"):
+            parse(*incomplete)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,23 @@ def test_search_shows_count_bytes_id_and_files(service: Service, aurora: Path, c
     assert following.splitlines()[4:] != page.splitlines()[4:]
 
 
+def test_search_sends_a_list_of_alerts_and_asks_by_its_id(
+    service: Service, catchment: Catchment, tmp_path: Path
+) -> None:
+    path = tmp_path / "bursts.csv"
+    path.write_text("mjd,ra,dec\n58789.5,83.6,22\n")
+    near = ("--near", path, "--within-s", "600", "--within-deg", "5", "--url", service.url)
+    asked = json.loads(catchment("search", *near, "--json").stdout)["canonical"]["coincidence"]
+    assert (asked["within_s"], asked["within_deg"]) == (600, 5)
+    with Remote(service.url) as remote:
+        assert asked["alert_list"] == remote.put_alerts(path)
+        kept = remote.http.get(f"/api/v1/alerts/{asked['alert_list']}").json()
+    assert kept == [{"time": "2019-11-02T12:00:00.000000Z", "ra_deg": 83.6, "dec_deg": 22.0}]
+    path.write_text("mjd,ra,dec\nsoon,83.6,22\n")
+    said = catchment("search", *near, exit_code=2).stderr
+    assert f"{path}: line 2, mjd: got 'soon', expected a modified Julian date" in said
+
+
 def test_search_as_json_is_one_document(service: Service, aurora: Path, catchment: Catchment) -> None:
     said = catchment("search", "--facility", "aurora", "--simulated", "--json", "--url", service.url).stdout
     answer = json.loads(said)

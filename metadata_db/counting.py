@@ -1,0 +1,308 @@
+"""How many files match: statements that add up what the roll-ups say, and what only the files themselves can say.
+
+A tally is a set of sums for each value of some fields: number of files, bytes, and the two halves of the checksum; the
+field '' counts all. It is put together from sources, each of which tells sums of strata:
+
+- the roll-ups, for whole days, or for a whole life;
+- files, where a day is cut by the interval, or where a filter looks at more than strata;
+- what came and went since an earlier moment, with the sign turned round.
+
+Conditions on strata are applied at the end, for each field those of all other fields. So one statement tells all
+facets, and each ignores its own choice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from metadata_db.filters import Filters, Values, Way, in_interval, together
+from metadata_db.query import Interval
+from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT
+
+EVERYTHING = ""
+"""The field under which all files are counted together."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+FIRST_DAY, LAST_DAY = NO_DAY + 2, 2**31 - 1
+"""Days before and after all that there are."""
+
+NAMED_COLUMNS = ("facility", "cluster", "detector", "channel", "storage")
+
+SAMPLE_SHARE = 256
+"""One file in so many is in the sample."""
+
+SAMPLE_SLOTS = 16
+"""Parts into which the sample is cut."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """SQL with named parameters, and their values."""
+
+    text: str
+    values: Values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """An interval of time cut at days: whole days for the roll-ups, and the rest for the files."""
+
+    first_day: int
+    """First day, since 1970, that lies in the interval as a whole."""
+    over_day: int
+    """Day after the last whole one; not after `first_day` when there is none."""
+
+    @property
+    def has_days(self) -> bool:
+        """Whether there is a whole day."""
+        return self.first_day < self.over_day
+
+    @classmethod
+    def of(cls, interval: Interval | None) -> "Span":
+        """Cut an interval."""
+        begin = None if interval is None else interval.begin
+        end = None if interval is None else interval.end
+        return cls(
+            first_day=FIRST_DAY if begin is None else -((EPOCH - begin) // DAY),
+            over_day=LAST_DAY if end is None else (end - EPOCH) // DAY,
+        )
+
+    def months(self) -> tuple[int, int]:
+        """Return the first month, since year 0, that lies in the days as a whole, and the month after the last."""
+        first, over = _month_of(self.first_day), _month_of(self.over_day)
+        return (first if self.first_day <= first_day_of(first) else first + 1), over
+
+
+def _month_of(day: int) -> int:
+    if day in (FIRST_DAY, LAST_DAY):
+        return 0 if day == FIRST_DAY else 12 * 10_000
+    date = EPOCH + day * DAY
+    return date.year * 12 + date.month - 1
+
+
+def first_day_of(month: int) -> int:
+    """Return the first day, since 1970, of a month since year 0."""
+    year, at = divmod(month, 12)
+    if not 1 <= year <= 9999:
+        return FIRST_DAY if year < 1 else LAST_DAY
+    return (datetime(year, at + 1, 1, tzinfo=UTC) - EPOCH) // DAY
+
+
+SUMS = ("files", "bytes", "high", "low")
+
+
+# --- sources: sums of strata ------------------------------------------------------------------------------------------
+
+
+def _rows(source: str, conditions: Sequence[str], *, sign: str = "", alias: str = "f") -> str:
+    """Source of single files."""
+    sums = f"{sign}1::int8, {sign}{alias}.size_bytes, {sign}{alias}.fingerprint_high::numeric,"
+    return (
+        f"select {alias}.stratum_id, {sums} {sign}{alias}.fingerprint_low::numeric"
+        f" from {source} where {together(conditions)}"
+    )
+
+
+def _summed_rows(source: str, conditions: Sequence[str]) -> str:
+    """Source of many files: summed by stratum where they are found, as whole numbers."""
+    return (
+        "select f.stratum_id, count(*), sum(f.size_bytes), sum(f.fingerprint_high), sum(f.fingerprint_low)"
+        f" from {source} where {together(conditions)} group by 1"
+    )
+
+
+def whole_lives() -> str:
+    """Source of all living files."""
+    return (
+        "select id, files, bytes, fingerprint_high, fingerprint_low from stratum"
+        " where facility_id = any(%(facilities)s) and files <> 0"
+    )
+
+
+def whole_days(*, first: str = "%(first_day)s", over: str = "%(over_day)s") -> str:
+    """Source of the files that begin on whole days."""
+    return (
+        "select day.stratum_id, day.files, day.bytes, day.fingerprint_high, day.fingerprint_low"
+        " from stratum_day as day join stratum on stratum.id = day.stratum_id"
+        f" where day.day >= {first} and day.day < {over} and stratum.facility_id = any(%(facilities)s)"
+    )
+
+
+def edges(filters: Filters, span: Span, extra: Sequence[str] = ()) -> list[str]:
+    """Return sources of the files in an interval that do not begin on one of its whole days.
+
+    Those of the days that the interval cuts; those that began before it and are not over yet; and of these, the long
+    ones by an index of their own.
+    """
+    interval = filters.interval
+    if interval is None:
+        return []
+    return [_summed_rows("file f", [*conditions, *extra]) for conditions in _edge_conditions(filters, interval, span)]
+
+
+def _edge_conditions(filters: Filters, interval: Interval, span: Span) -> list[list[str]]:
+    ours = "f.facility_id = any(%(facilities)s)"
+    found = []
+    if interval.begin is not None:
+        before = "%(first_moment)s" if span.has_days else "%(time_end)s"
+        begun = [f"f.time_begin > %(time_begin)s - %(lookback)s and f.time_begin < {before}"]
+        found.append([ours, *begun, "f.time_over > %(time_begin)s"])
+        found.append([ours, *_long_conditions()])
+    if interval.end is not None and span.has_days:
+        found.append([ours, "f.time_begin >= %(over_moment)s", "f.time_begin < %(time_end)s"])
+    return found
+
+
+def _long_conditions(alias: str = "f") -> list[str]:
+    """Files that began before an interval, too early to be found by looking back, and are not over yet."""
+    is_long = IS_LONG.replace("time_", f"{alias}.time_")
+    return [
+        is_long,
+        f"tstzrange({alias}.time_begin, {alias}.time_over) @> %(time_begin)s",
+        f"{alias}.time_begin <= %(time_begin)s - %(lookback)s",
+    ]
+
+
+def in_time(filters: Filters, alias: str = "f") -> list[list[str]]:
+    """Return the conditions of the one or two index ranges that together hold the files of the interval."""
+    interval = filters.interval
+    ours = f"{alias}.facility_id = any(%(facilities)s)"
+    if interval is None:
+        return [[ours]]
+    conditions = [ours, *in_interval(filters, alias=alias)]
+    if interval.begin is None:
+        return [conditions]
+    recent = [*conditions, f"{alias}.time_begin > %(time_begin)s - %(lookback)s"]
+    return [recent, [ours, *_long_conditions(alias)]]
+
+
+def since(filters: Filters, extra: Sequence[str] = ()) -> list[str]:
+    """Return sources that turn back what came and went after the moment of ``at_facilities``, ``at_revisions``."""
+    moment = "unnest(%(at_facilities)s::int2[], %(at_revisions)s::int8[]) as at (facility_id, revision)"
+    conditions = [*in_interval(filters), *extra]
+
+    def after(table: str, life: str) -> str:
+        return (
+            f"{moment} cross join lateral (select * from {table} as found"
+            f" where found.facility_id = at.facility_id and {life} offset 0) as f"
+        )
+
+    came = after("file", "found.added_in > at.revision")
+    went = after("file_history", "found.removed_in > at.revision and found.added_in <= at.revision")
+    return [_rows(came, conditions, sign="-"), _rows(went, conditions)]
+
+
+def went_since(filters: Filters, extra: Sequence[str]) -> str:
+    """Source of the files that lived at the moment and are no more."""
+    return since(filters, extra)[1]
+
+
+# --- tallies ----------------------------------------------------------------------------------------------------------
+
+
+def tally(
+    sources: Sequence[str],
+    filters: Filters,
+    fields: Sequence[str],
+    *,
+    ready: str | None = None,
+) -> str:
+    """Return one row per field and value: field, value, files, bytes, high, low.
+
+    Parameters
+    ----------
+    sources
+        Sums of strata, to which the conditions on strata apply.
+    ready
+        A source that has sums of fields and values already, to which all conditions were applied.
+    """
+    parts = [] if ready is None else [ready]
+    if sources:
+        parts.append(f"""
+        select each.field, each.value, sum(t.files) as files, sum(t.bytes) as bytes, sum(t.high) as high,
+            sum(t.low) as low
+        from (
+            select stratum_id, sum(files) as files, sum(bytes) as bytes, sum(high) as high, sum(low) as low
+            from ({" union all ".join(sources)}) as source (stratum_id, files, bytes, high, low) group by 1
+        ) as t join stratum as s on s.id = t.stratum_id
+        cross join lateral (values {", ".join(_field_values(filters, fields))}) as each (field, value, is_wanted)
+        where each.is_wanted and each.value is not null group by 1, 2
+        """)
+    return f"""
+        select field, value, sum(files)::int8 as files, sum(bytes) as bytes, sum(high) as high, sum(low) as low
+        from ({" union all ".join(parts)}) as part (field, value, files, bytes, high, low) group by 1, 2
+    """
+
+
+def _field_values(filters: Filters, fields: Sequence[str]) -> list[str]:
+    found = []
+    for name in fields:
+        wanted = [text.format(t="s") for other, text in filters.counted.items() if other != name]
+        value = "''" if name == EVERYTHING else f"s.{name}_id::text" if name in NAMED_COLUMNS else f"s.{name}::text"
+        found.append(f"('{name}', {value}, {together(wanted)})")
+    return found
+
+
+def ready_months(filters: Filters, fields: Sequence[str], *, narrowed_by: str | None = None) -> str:
+    """Source of ready sums of months, from ``%(first_month)s`` to before ``%(over_month)s``.
+
+    Parameters
+    ----------
+    narrowed_by
+        The only filter on what files are counted by: all that match together are those of its values.
+    """
+    ours = "month >= %(first_month)s and month < %(over_month)s and facility_id = any(%(facilities)s)"
+    sums = "sum(files), sum(bytes), sum(fingerprint_high), sum(fingerprint_low)"
+    parts = []
+    for name in fields:
+        kept, value, condition = name, "value", ""
+        if name == "facility":
+            kept, value = EVERYTHING, "facility_id::text"
+        elif name == EVERYTHING and narrowed_by is not None:
+            kept, value = narrowed_by, "''"
+            chosen = f"%({narrowed_by})s"
+            is_one = narrowed_by == "is_simulation"
+            condition = f" and value = {chosen}::text" if is_one else f" and value = any({chosen}::text[])"
+        parts.append(
+            f"select '{name}', {value}, {sums} from facet_month where field = '{kept}' and {ours}{condition} group by 2"
+        )
+    return " union all ".join(parts)
+
+
+def whole_life_months() -> dict[str, Any]:
+    """Return the range of months that is the whole life."""
+    return {"first_month": ALL_MONTHS, "over_month": ALL_MONTHS + 1}
+
+
+# --- files, found by one way ------------------------------------------------------------------------------------------
+
+
+def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), has_counted: bool) -> str:
+    """Source of the files that lie on a way and match: an index range, and everything else tested file by file."""
+    conditions = [*in_interval(filters), *(text.format(t="f") for text in filters.particular.values()), *life]
+    if has_counted:
+        conditions += [text.format(t="f") for text in filters.counted.values()]
+    fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
+    return _summed_rows(fenced, ["f.facility_id = any(%(facilities)s)", *conditions])
+
+
+def found_in_time(filters: Filters, *, life: Sequence[str] = ()) -> list[str]:
+    """Return sources of the files that match, by looking at all of the facilities in the interval."""
+    conditions = [text.format(t="f") for text in filters.particular.values()]
+    return [_summed_rows("file f", [*part, *conditions, *life]) for part in in_time(filters)]
+
+
+def found_in_sample(filters: Filters, slots: Sequence[int]) -> str:
+    """Source of the files of the sample that match; each stands for many."""
+    in_sample = IN_SAMPLE.replace("fingerprint_low", "f.fingerprint_low")
+    slot = SAMPLE_SLOT.replace("fingerprint_low", "f.fingerprint_low")
+    conditions = [
+        "f.facility_id = any(%(facilities)s)",
+        in_sample,
+        f"({slot}) = any(%(slots)s::int8[])",
+        *in_interval(filters),
+        *(text.format(t="f") for text in filters.particular.values()),
+    ]
+    return _summed_rows("file f", conditions)

@@ -1,0 +1,188 @@
+"""How a look-up is done: counted ahead, by an index of its own, by looking at all files of a time, or by a sample.
+
+The choice is made from counts that are certain or bounded, not from the database's guess: it knows nothing of how
+JSON, positions and times go together, and guesses wrong by factors of thousands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metadata_db.counting import (
+    DAY,
+    EPOCH,
+    EVERYTHING,
+    SAMPLE_SHARE,
+    SAMPLE_SLOTS,
+    Span,
+    Statement,
+    edges,
+    first_day_of,
+    found_by,
+    found_in_sample,
+    found_in_time,
+    ready_months,
+    since,
+    tally,
+    went_since,
+    whole_days,
+    whole_life_months,
+    whole_lives,
+)
+from metadata_db.filters import Filters, Way
+from metadata_db.paging import LIVED
+from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, SAMPLE_SLOT
+
+MAX_LOOKED_AT = 50_000
+"""Files that are looked at one by one to count exactly, some 20 to 50 ms of work; of more, a sample is looked at."""
+
+SAMPLED = 5_000
+"""Files of a sample that are looked at: what half of them have is known to 1.4 per cent."""
+
+PROBED = 2_000
+"""Files of a sample that are looked at to tell whether a value is rare."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """How the files of a question are found."""
+
+    way: Way | None
+    """The index to find them by; None looks at all of the facilities in the interval."""
+    bound: int
+    """How many files that way leads to, at most; those beyond `MAX_LOOKED_AT` may not have been counted."""
+    in_time: int
+    """How many files of the facilities there are in the interval."""
+
+
+def probe(filters: Filters) -> tuple[Statement, Sequence[str]]:
+    """Return a statement that tells how many files each way leads to, and the names of its columns.
+
+    The first is the number in the interval; each other one is counted no further than need be. The index on all
+    attributes is not asked: it can count nothing without counting all.
+    """
+    names = [name for name in filters.ways if name != "attributes"]
+    columns = [f"({_count_in_time(filters)})::int8"]
+    for name in names:
+        way = filters.ways[name]
+        source = way.source.format(file="file")
+        columns.append(f"(select count(*) from (select from {source} where {way.condition} limit %(most)s) as found)")
+    values = filters.values | _time_values(filters) | {"most": MAX_LOOKED_AT + 1}
+    return Statement(text=f"select {', '.join(columns)}", values=values), names
+
+
+def _count_in_time(filters: Filters) -> str:
+    if filters.interval is None:
+        return (
+            f"select coalesce(sum(files), 0) from facet_month where field = '' and month = {ALL_MONTHS}"
+            " and facility_id = any(%(facilities)s)"
+        )
+    span = Span.of(filters.interval)
+    if span.over_day - span.first_day > _MANY_DAYS:
+        return (
+            "select coalesce(sum(files), 0) from facet_month where field = ''"
+            " and month >= %(around_first_month)s and month <= %(around_last_month)s"
+            " and facility_id = any(%(facilities)s)"
+        )
+    return (
+        "select coalesce(sum(day.files), 0) from stratum_day as day join stratum on stratum.id = day.stratum_id"
+        " where day.day >= %(first_day)s - 2 and day.day <= %(over_day)s"
+        " and stratum.facility_id = any(%(facilities)s)"
+    )
+
+
+_MANY_DAYS = 60
+"""Days from which on counting by months is near enough."""
+
+
+def _time_values(filters: Filters) -> dict[str, Any]:
+    span = Span.of(filters.interval)
+    first, over = span.months()
+    return {
+        "first_day": span.first_day,
+        "over_day": span.over_day,
+        "around_first_month": max(first - 1, 0),
+        "around_last_month": over,
+    }
+
+
+def probe_attributes(filters: Filters, n_files: int) -> tuple[Statement, float]:
+    """Return a statement that counts those with the attributes in a sample, and how many files one stands for."""
+    slots = _slots(n_files, PROBED)
+    in_sample = f"{IN_SAMPLE.replace('fingerprint', 'f.fingerprint')} and ({_slot()}) = any(%(slots)s::int8[])"
+    condition = filters.ways["attributes"].condition
+    text = f"select count(*) from file f where {in_sample} and ({condition})"
+    return Statement(text=text, values=filters.values | {"slots": slots}), SAMPLE_SHARE * SAMPLE_SLOTS / len(slots)
+
+
+def _slot() -> str:
+    return SAMPLE_SLOT.replace("fingerprint", "f.fingerprint")
+
+
+def _slots(n_files: int, wanted: int) -> list[int]:
+    """Return so many slots of the sample that about `wanted` of `n_files` are in them."""
+    number = -(-wanted * SAMPLE_SHARE * SAMPLE_SLOTS // max(n_files, 1))
+    return list(range(max(1, min(SAMPLE_SLOTS, number))))
+
+
+# --- tallies ----------------------------------------------------------------------------------------------------------
+
+
+def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> Statement:
+    """Return the tally of a question that strata and time alone decide: the roll-ups, and the edges of the interval."""
+    span = Span.of(filters.interval)
+    values = filters.values | {"first_day": span.first_day, "over_day": span.over_day}
+    if span.has_days:
+        values |= {name: EPOCH + day * DAY for name, day in _moments(span)}
+    turned_back = since(filters) if is_past else []
+    narrowed_by = next(iter(filters.counted)) if list(fields) == [EVERYTHING] and len(filters.counted) == 1 else None
+    is_ready = narrowed_by is not None or all(set(filters.counted) <= {name} for name in fields)
+    if filters.interval is None:
+        if is_ready:
+            ready = ready_months(filters, fields, narrowed_by=narrowed_by)
+            return Statement(text=tally(turned_back, filters, fields, ready=ready), values=values | whole_life_months())
+        return Statement(text=tally([whole_lives(), *turned_back], filters, fields), values=values)
+    sources = [*edges(filters, span), *turned_back]
+    first_month, over_month = span.months()
+    if not (is_ready and first_month < over_month):
+        days = [whole_days()] if span.has_days else []
+        return Statement(text=tally([*days, *sources], filters, fields), values=values)
+    values |= {
+        "first_month": first_month,
+        "over_month": over_month,
+        "first_of_months": first_day_of(first_month),
+        "over_of_months": first_day_of(over_month),
+    }
+    if span.first_day < values["first_of_months"]:
+        sources.append(whole_days(over="%(first_of_months)s"))
+    if values["over_of_months"] < span.over_day:
+        sources.append(whole_days(first="%(over_of_months)s"))
+    ready = ready_months(filters, fields, narrowed_by=narrowed_by)
+    return Statement(text=tally(sources, filters, fields, ready=ready), values=values)
+
+
+def _moments(span: Span) -> list[tuple[str, int]]:
+    return [
+        (name, day)
+        for name, day in (("first_moment", span.first_day), ("over_moment", span.over_day))
+        if -(10**6) < day < 3 * 10**6
+    ]
+
+
+def tally_found(filters: Filters, fields: Sequence[str], choice: Choice, *, is_past: bool) -> Statement:
+    """Return the tally of a question that looks at more than strata: of the files that `choice` finds."""
+    life = [LIVED] if is_past else []
+    if choice.way is None:
+        sources = found_in_time(filters, life=life)
+    else:
+        sources = [found_by(choice.way, filters, life=life, has_counted=False)]
+    if is_past:
+        sources.append(went_since(filters, [text.format(t="f") for text in filters.particular.values()]))
+    return Statement(text=tally(sources, filters, fields), values=filters.values)
+
+
+def tally_sampled(filters: Filters, fields: Sequence[str], choice: Choice) -> tuple[Statement, float]:
+    """Return the tally of a sample, and how many files each of it stands for."""
+    slots = _slots(choice.in_time, SAMPLED)
+    text = tally([found_in_sample(filters, slots)], filters, fields)
+    return Statement(text=text, values=filters.values | {"slots": slots}), SAMPLE_SHARE * SAMPLE_SLOTS / len(slots)
