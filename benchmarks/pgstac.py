@@ -13,7 +13,7 @@ Found with pgstac 0.10 and stac-fastapi-pgstac 7.2:
 - pgstac does not count what matches unless its setting `context` says so.
 - Every search is registered in a table, as ours are. Without that (`readonly`), and without serialising by FastAPI
   (`ENABLE_DIRECT_RESPONSE`), it is as fast as with it.
-- `pypgstac load` uses one core and waits for Postgres in between; two at once, for different collections, take half the
+- `pypgstac load` and Postgres wait for each other; two at once, for different collections, take down to half the
   time. Its chunks and methods matter little beside that.
 - Collections in partitions by year (`partition_trunc`) are searched faster, above all for a piece of sky.
 """

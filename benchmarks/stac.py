@@ -2,7 +2,7 @@
 
 Ingest: our requests against `pypgstac load`, each into an empty catalogue. Search: the same questions to both, none
 asked before, answered with the same 12 fields of 50 files. Before anything is measured both must agree on how many
-files match; only a cone, which is a box for pgstac, may match more there.
+files match; only a cone, which is a polygon for pgstac, may match more there.
 """
 
 import os
@@ -297,7 +297,7 @@ def _measure_searches(
             "Catchment tells for every answer how many files match and how many bytes they have; pgstac tells neither, "
             "'counting' how many match",
             f"answer: mean of {CHECKED} questions, for which all were found to match the same files; for a cone, which "
-            "is a box for pgstac, it may be more there",
+            "is a polygon for pgstac, it may be more there",
         ),
     )
 

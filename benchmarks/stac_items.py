@@ -26,6 +26,9 @@ STAC_VERSION = "1.0.0"
 NO_POSITION = [0.0, -90.0]
 """Longitude and latitude of files without a position, which pgstac does not allow; far from all that is asked about."""
 
+CORNERS = 32
+"""Corners of the polygon that stands for a cone; its area is 0.3 % larger."""
+
 NO_TIME = "1900-01-01T00:00:00Z"
 """Time of files without one, which pgstac does not allow either."""
 
@@ -120,7 +123,7 @@ def to_longitude(ra_deg: float) -> float:
 def to_search(asked: Filter) -> Json:
     """Return the body of a STAC search for what a filter of `benchmarks.questions` asks.
 
-    A cone becomes the box around it, which holds a little more sky.
+    A cone becomes a polygon around it, which holds a little more sky.
 
     Raises
     ------
@@ -135,7 +138,7 @@ def to_search(asked: Filter) -> Json:
     if "time" in asked:
         search["datetime"] = f"{asked['time']['begin']}/{asked['time']['end']}"
     if "cone" in asked:
-        search["bbox"] = _box(**asked["cone"])
+        search["intersects"] = _polygon(**asked["cone"])
     equal = [("run", runs["first"]) for runs in asked.get("run", ())]
     equal += [(attribute["name"], attribute["equals"]) for attribute in asked.get("attributes", ())]
     if equal:
@@ -145,10 +148,18 @@ def to_search(asked: Filter) -> Json:
     return search
 
 
-def _box(*, raDeg: float, decDeg: float, radiusDeg: float) -> list[float]:  # noqa: N803 - as in the filter
-    half_width = math.degrees(math.asin(math.sin(math.radians(radiusDeg)) / math.cos(math.radians(decDeg))))
-    longitude = to_longitude(raDeg)
-    return [longitude - half_width, decDeg - radiusDeg, longitude + half_width, decDeg + radiusDeg]
+def _polygon(*, raDeg: float, decDeg: float, radiusDeg: float) -> Json:  # noqa: N803 - as in the filter
+    """Return a polygon whose sides touch a circle that is small and far from the poles, and from 180 degrees."""
+    distance = math.radians(radiusDeg) / math.cos(math.pi / CORNERS)
+    dec, longitude = math.radians(decDeg), to_longitude(raDeg)
+    corners = []
+    for number in range(CORNERS):
+        bearing = -2 * math.pi * number / CORNERS
+        sin_dec = math.sin(dec) * math.cos(distance) + math.cos(dec) * math.sin(distance) * math.cos(bearing)
+        across = math.sin(bearing) * math.sin(distance) * math.cos(dec)
+        turn = math.atan2(across, math.cos(distance) - math.sin(dec) * sin_dec)
+        corners.append([longitude + math.degrees(turn), math.degrees(math.asin(sin_dec))])
+    return {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}
 
 
 def write_collections(facilities: Iterable[GeneratedFacility], path: Path) -> None:

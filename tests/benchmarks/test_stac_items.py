@@ -145,13 +145,16 @@ def test_a_filter_becomes_a_search_with_the_same_conditions() -> None:
     }
 
 
-def test_a_cone_becomes_the_box_around_it() -> None:
+def test_a_cone_becomes_a_polygon_closely_around_it() -> None:
     search = to_search({"cone": {"raDeg": 270.0, "decDeg": 60.0, "radiusDeg": 0.5}})
-    west, south, east, north = search["bbox"]
-    assert (south, north) == (59.5, 60.5)
-    assert (west + east) / 2 == pytest.approx(-90)
-    assert (east - west) / 2 == pytest.approx(1.0, rel=0.01)  # half a degree of sky is twice that of longitude
-    assert (east - west) / 2 > 1.0
+    (ring,) = search["intersects"]["coordinates"]
+    assert ring[0] == ring[-1]
+    longitudes, latitudes = zip(*ring, strict=True)
+    assert (min(latitudes), max(latitudes)) == pytest.approx((59.5, 60.5), abs=0.005)
+    # Half a degree of sky is a whole one of longitude at this declination.
+    assert (min(longitudes), max(longitudes)) == pytest.approx((-91.0, -89.0), abs=0.02)
+    assert max(latitudes) > 60.5
+    assert min(latitudes) < 59.5
 
 
 @pytest.mark.parametrize("kind", COMPARED)
