@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import extraction, ingest, search, staging
+from benchmarks import extraction, ingest, pgstac, search, stac, staging
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.service import running_servers
@@ -19,7 +19,7 @@ TABLE_WIDTH = 240
 
 
 @click.command()
-@click.argument("which", type=click.Choice(["ingest", "search", "staging", "extraction", "all"]), default="all")
+@click.argument("which", type=click.Choice(["ingest", "search", "staging", "extraction", "stac", "all"]), default="all")
 @click.option("--files", type=click.IntRange(12), default=1_000_000, show_default=True, help="Catalogued files.")
 @click.option("--staged", type=click.IntRange(1), default=2_000, show_default=True, help="Staged files of 1 MB.")
 @click.option("--tiny", type=click.IntRange(1), default=20_000, show_default=True, help="Staged tiny files.")
@@ -47,10 +47,14 @@ def main(
 ) -> None:
     """Measure the service on this machine: ingest, search, staging, extraction.
 
+    'stac' compares it with pgstac; it needs Debian packages and is not among 'all'.
+
     \b
     Example:
       python -m benchmarks search --files 100000 --json search.json
     """
+    if which == "stac" and (missing := pgstac.describe_missing()):
+        raise click.ClickException(missing)
     console = Console()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
@@ -74,6 +78,9 @@ def main(
             show(*search.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("staging", "all"):
             show(staging.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
+        if which == "stac":
+            for table in stac.run(servers, n_files=files, repeats=repeats, limit_s=limit_s):
+                show(table)
     if json_file is not None:
         content = {"machine": machine, "tables": [as_mapping(table) for table in tables]}
         json_file.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))

@@ -35,14 +35,23 @@ class Load:
 
 
 def ask(
-    url: str, bodies: Iterator[bytes], *, connections: int, limit: int, limit_s: float, service: psutil.Process
+    url: str,
+    bodies: Iterator[bytes],
+    *,
+    connections: int,
+    limit: int,
+    limit_s: float,
+    service: psutil.Process,
+    path: str = "/graphql",
 ) -> Load:
-    """Post `bodies` to ``/graphql`` until there are no more, or `limit` are answered, or `limit_s` seconds are over.
+    """Post `bodies` until there are no more, or `limit` are answered, or `limit_s` seconds are over.
 
     Parameters
     ----------
     service
         The process that answers, whose processor time is counted.
+    path
+        Where they are posted to.
 
     Raises
     ------
@@ -52,7 +61,7 @@ def ask(
     supply = _Supply(bodies=bodies, limit=limit)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         service_cpu_s = cpu_s(service)
-        duration_s, client_cpu_s = runner.run(_ask(url, supply, connections=connections, limit_s=limit_s))
+        duration_s, client_cpu_s = runner.run(_ask(url, path, supply, connections=connections, limit_s=limit_s))
     if not supply.latencies_s:
         raise BenchmarkError("no question was asked")
     return Load(
@@ -63,14 +72,14 @@ def ask(
     )
 
 
-async def _ask(url: str, supply: "_Supply", *, connections: int, limit_s: float) -> tuple[float, float]:
+async def _ask(url: str, path: str, supply: "_Supply", *, connections: int, limit_s: float) -> tuple[float, float]:
     """Ask everything and return how long that took, and the processor time it needed here."""
     address = urlsplit(url)
     loop = asyncio.get_running_loop()
     asking = []
     for _ in range(connections):
         transport, connection = await loop.create_connection(
-            lambda: _Connection(address.netloc, supply), host=address.hostname or "", port=address.port or 80
+            lambda: _Connection(address.netloc, path, supply), host=address.hostname or "", port=address.port or 80
         )
         asking.append((transport, connection))
     begin, cpu_begin = time.perf_counter(), time.process_time()
@@ -106,10 +115,10 @@ class _Supply:
 class _Connection(asyncio.Protocol):
     """One connection, with one question under way."""
 
-    def __init__(self, host: str, supply: _Supply) -> None:
+    def __init__(self, host: str, path: str, supply: _Supply) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._head = f"POST /graphql HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: "
+        self._head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: "
         self._supply = supply
         self._answer = bytearray()
         self._answer_bytes = 0

@@ -15,14 +15,18 @@ from benchmarks.service import BenchmarkError
 
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """Give the address of a server that answers everything the same, and what it was asked."""
+    """Give the address of a server that answers everything the same, and what it was asked.
+
+    What is posted elsewhere than to ``/graphql`` has its path before it.
+    """
     asked: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked.append(self.rfile.read(int(self.headers["Content-Length"])))
+            question = self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(question if self.path == "/graphql" else f"{self.path} ".encode() + question)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -52,6 +56,12 @@ def test_every_question_is_asked_once_and_its_latency_kept(connections: int) -> 
     assert len(load.latencies_s) == 20
     assert 0 < max(load.latencies_s) <= load.duration_s
     assert load.per_second == pytest.approx(20 / load.duration_s)
+
+
+def test_questions_go_to_the_path_that_is_asked_for() -> None:
+    with answering(200, b"{}") as (url, asked):
+        ask(url, iter([b"q"]), connections=1, limit=1, limit_s=10, service=psutil.Process(), path="/search")
+    assert asked == [b"/search q"]
 
 
 def test_no_more_questions_are_asked_than_the_limit_allows() -> None:
