@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import extraction, ingest, pgstac, search, stac, staging
+from benchmarks import extraction, ingest, lookups, pgstac, search, stac, staging
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.service import running_servers
@@ -19,7 +19,9 @@ TABLE_WIDTH = 240
 
 
 @click.command()
-@click.argument("which", type=click.Choice(["ingest", "search", "staging", "extraction", "stac", "all"]), default="all")
+@click.argument(
+    "which", type=click.Choice(["ingest", "lookups", "search", "staging", "extraction", "stac", "all"]), default="all"
+)
 @click.option("--files", type=click.IntRange(12), default=1_000_000, show_default=True, help="Catalogued files.")
 @click.option("--staged", type=click.IntRange(1), default=2_000, show_default=True, help="Staged files of 1 MB.")
 @click.option("--tiny", type=click.IntRange(1), default=20_000, show_default=True, help="Staged tiny files.")
@@ -27,6 +29,7 @@ TABLE_WIDTH = 240
     "--samples", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of samples."
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="How often all is measured.")
+@click.option("--questions", type=click.IntRange(1), default=20, show_default=True, help="Look-ups of each kind.")
 @click.option("--limit-s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Longest load of search.")
 @click.option(
     "--data-dir",
@@ -41,6 +44,7 @@ def main(
     tiny: int,
     samples: float,
     repeats: int,
+    questions: int,
     limit_s: float,
     data_dir: Path | None,
     json_file: Path | None,
@@ -74,6 +78,8 @@ def main(
             show(*extraction.run(folder, scale=samples, repeats=repeats))
         if which in ("ingest", "all"):
             show(ingest.run(servers, n_files=files, repeats=repeats))
+        if which in ("lookups", "all"):
+            show(*lookups.run(servers, n_files=files, repeats=repeats, questions=questions))
         if which in ("search", "all"):
             show(*search.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("staging", "all"):

@@ -70,6 +70,16 @@ class Servers:
         """Return the address of the database `name`."""
         return self.database_url.replace(f"/{DATABASE}?", f"/{name}?")
 
+    def settings_of(self, name: str) -> Settings:
+        """Return the settings of a service on the database `name`."""
+        return Settings(
+            database_url=Secret(self.with_database(name)),
+            redis_url=Secret(self.redis_url),
+            data_dir=self.data_dir / name,
+            port=0,
+            log_level="WARNING",
+        )
+
     def make_empty(self, name: str) -> None:
         """Make a database without anything in it, in place of what was there, and empty Redis."""
         with self.connect() as connection:
@@ -149,13 +159,7 @@ def running_service(servers: Servers, name: str, *, with_worker: bool = False, k
     keep
         Use the catalogue that is there, if it is, and leave it in the end.
     """
-    settings = Settings(
-        database_url=Secret(servers.with_database(name)),
-        redis_url=Secret(servers.redis_url),
-        data_dir=servers.data_dir / name,
-        port=0,
-        log_level="WARNING",
-    )
+    settings = servers.settings_of(name)
     if not (keep and servers.has_database(name)):
         shutil.rmtree(settings.data_dir, ignore_errors=True)
         servers.make_empty(name)
