@@ -343,6 +343,9 @@ class Catalogue:
                 statement = tally_ahead(view.filters, fields, is_past=view.is_past)
                 return _sums(await self._read(view, statement)), False
             choice = await self._choose(view)
+            if "object" in fields and choice.way == view.filters.ways.get("object"):
+                # A facet leaves its own choice out, so the way to the chosen objects misses files.
+                choice = replace(choice, way=None, bound=choice.in_time)
             if exact or choice.bound <= MAX_LOOKED_AT:
                 statement = tally_found(view.filters, fields, choice, is_past=view.is_past)
                 return _sums(await self._read(view, statement)), False

@@ -696,6 +696,17 @@ async def test_longer_files_of_a_coincidence_s_other_facility_are_no_hindrance(w
     assert (await world.catalogue.summary(asked, revisions)).count == 1
 
 
+@pytest.mark.anyio
+async def test_the_facet_of_objects_counts_the_others_beside_a_particular_filter(world: World) -> None:
+    """The index of objects, which finds those that are asked for, is no way to the others."""
+    names = ("Crab", "Crab", "Mrk 421")
+    records = [file_record(str(at), object=name, energy_min_ev=5.0) for at, name in enumerate(names)]
+    revisions = (await world.fill([[*records, file_record("nothing")]])).revisions
+    asked = SearchQuery(object=("Mrk 421",), energy=EnergyRange(min_ev=1.0))
+    facets = await world.catalogue.facets(asked, revisions, [FacetField.OBJECT], limit=9)
+    assert [(facet.value, facet.count) for facet in facets[FacetField.OBJECT]] == [("Crab", 2), ("Mrk 421", 1)]
+
+
 ASKED = SearchQuery().query_id
 
 # --- cursors --------------------------------------------------------------------------------------------------------
