@@ -61,7 +61,6 @@ _POSTGRES_SETTINGS = {
     "listen_addresses": "",
     "port": str(SOCKET_PORT),
     "max_connections": "100",
-    "shared_buffers": "256MB",
     "maintenance_work_mem": "128MB",
     "random_page_cost": "1.1",
     "jit": "off",
@@ -74,6 +73,20 @@ _POSTGRES_SETTINGS = {
     "log_line_prefix": "%m [%p] ",
     "log_checkpoints": "off",
 }
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+_MIN_BUFFERS_MB, _MAX_BUFFERS_MB = 128, 2048
+
+
+def _memory_settings() -> dict[str, str]:
+    """Return what depends on the machine's memory: an eighth of it for shared buffers, half of it to be counted on."""
+    total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        total_mb = min(total_mb, int(_CGROUP_LIMIT.read_text()) // 2**20)
+    buffers_mb = max(_MIN_BUFFERS_MB, min(_MAX_BUFFERS_MB, total_mb // 8))
+    return {"shared_buffers": f"{buffers_mb}MB", "effective_cache_size": f"{max(total_mb // 2, buffers_mb)}MB"}
+
+
 _POSTGRES_HASTE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 _REDIS_SETTINGS = {
@@ -439,7 +452,7 @@ def _initialise_pgdata(layout: _Layout, programs: _Programs, account: Account, *
 def _start_postgres(
     layout: _Layout, programs: _Programs, account: Account, socket_dir: Path, *, durable: bool
 ) -> ServerProcess:
-    settings = _POSTGRES_SETTINGS | {"unix_socket_directories": str(socket_dir)}
+    settings = _POSTGRES_SETTINGS | _memory_settings() | {"unix_socket_directories": str(socket_dir)}
     settings |= {} if durable else _POSTGRES_HASTE
     command: list[str | Path] = [
         programs.postgres,
