@@ -381,9 +381,9 @@ _CHECKS: Sequence[_Check] = (
         mend=Mend.ROLLUPS,
         find=_compare_sums(
             "stratum_day",
-            f"select * from stratum_day where {_OF_OUR_STRATA}",
+            f"select * from stratum_day where {_OURS}",
             count_days(_OURS),
-            ["day", "stratum_id"],
+            ["facility_id", "day", "stratum_id"],
         ),
     ),
     _Check(

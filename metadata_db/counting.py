@@ -158,44 +158,44 @@ def edges(filters: Filters, span: Span, extra: Sequence[str] = (), *, shape: Sha
     interval = filters.interval
     if interval is None:
         return []
-    found = _edge_conditions(filters, interval, span)
-    return [_summed_rows("file f", [*conditions, *extra], shape=shape) for conditions in found]
+    found = [_summed_rows("file f", [*part, *extra], shape=shape) for part in _edge_conditions(interval, span)]
+    if interval.begin is not None:
+        found.append(_summed_rows(LONG_FILES, ["f.facility_id = any(%(facilities)s)", *extra], shape=shape))
+    return found
 
 
-def _edge_conditions(filters: Filters, interval: Interval, span: Span) -> list[list[str]]:
+def _edge_conditions(interval: Interval, span: Span) -> list[list[str]]:
     ours = "f.facility_id = any(%(facilities)s)"
     found = []
     if interval.begin is not None:
         before = "%(first_moment)s" if span.has_days else "%(time_end)s"
         begun = [f"f.time_begin > %(time_begin)s - %(lookback)s and f.time_begin < {before}"]
         found.append([ours, *begun, "f.time_over > %(time_begin)s"])
-        found.append([ours, *_long_conditions()])
     if interval.end is not None and span.has_days:
         found.append([ours, "f.time_begin >= %(over_moment)s", "f.time_begin < %(time_end)s"])
     return found
 
 
-def _long_conditions(alias: str = "f") -> list[str]:
-    """Files that began before an interval, too early to be found by looking back, and are not over yet."""
-    is_long = IS_LONG.replace("time_", f"{alias}.time_")
-    return [
-        is_long,
-        f"tstzrange({alias}.time_begin, {alias}.time_over) @> %(time_begin)s",
-        f"{alias}.time_begin <= %(time_begin)s - %(lookback)s",
-    ]
+LONG_FILES = f"""
+    (select found.* from file as found where {IS_LONG.replace("time_", "found.time_")}
+        and tstzrange(found.time_begin, found.time_over) @> %(time_begin)s
+        and found.time_begin <= %(time_begin)s - %(lookback)s offset 0) as f
+"""
+"""Files that began before an interval, too early to be found by looking back, and are not over yet; by an index."""
 
 
-def in_time(filters: Filters, alias: str = "f") -> list[list[str]]:
-    """Return the conditions of the one or two index ranges that together hold the files of the interval."""
+def in_time(filters: Filters) -> list[tuple[str, list[str]]]:
+    """Return FROM clause and conditions of the one or two index ranges that together hold the files of the interval."""
     interval = filters.interval
-    ours = f"{alias}.facility_id = any(%(facilities)s)"
+    ours = "f.facility_id = any(%(facilities)s)"
     if interval is None:
-        return [[ours]]
-    conditions = [ours, *in_interval(filters, alias=alias)]
+        return [("file f", [ours])]
+    conditions = [ours, *in_interval(filters)]
     if interval.begin is None:
-        return [conditions]
-    recent = [*conditions, f"{alias}.time_begin > %(time_begin)s - %(lookback)s"]
-    return [recent, [ours, *_long_conditions(alias)]]
+        return [("file f", conditions)]
+    recent = [*conditions, "f.time_begin > %(time_begin)s - %(lookback)s"]
+    # A file of no length at all is not long, so all that are still going on at the begin do match.
+    return [("file f", recent), (LONG_FILES, [ours])]
 
 
 def since(filters: Filters, extra: Sequence[str] = (), *, shape: Shape = STRATA) -> list[str]:
@@ -340,7 +340,7 @@ def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), has_counte
 def found_in_time(filters: Filters, *, life: Sequence[str] = (), shape: Shape = STRATA) -> list[str]:
     """Return sources of the files that match, by looking at all of the facilities in the interval."""
     conditions = [text.format(t="f") for text in filters.particular.values()]
-    return [_summed_rows("file f", [*part, *conditions, *life], shape=shape) for part in in_time(filters)]
+    return [_summed_rows(source, [*part, *conditions, *life], shape=shape) for source, part in in_time(filters)]
 
 
 def found_in_sample(filters: Filters, slots: Sequence[int], *, shape: Shape = STRATA) -> str:

@@ -5,8 +5,9 @@ give their first rows in order: the files that an index has in that order, those
 index of long files finds, and, for an earlier moment, those that have ended since.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 from metadata_db.counting import Statement, in_time
 from metadata_db.filters import Filters, Way, in_interval, together
@@ -64,15 +65,20 @@ def page_statement(
     if after is not None:
         values |= {"after_value": after[0], "after_id": after[1]}
     life = [LIVED] if is_past else []
-    branches = page.ways(way, life) if way is not None else page.walks(life)
-    if is_past:
-        branches += page.ended()
-    if len(branches) == 1:
-        text = branches[0]
-    else:
-        union = " union all ".join(f"({branch})" for branch in branches)
-        text = f"select * from ({union}) as f {page.ordered}"
+    make = partial(page.by_way, way, life) if way is not None else partial(page.walk_along, life)
+    text = page.joined(make, page.ended() if is_past else [])
     return Statement(text=text, values=filters.values | values)
+
+
+Keyset: TypeAlias = Sequence[str]
+"""Conditions of the rows behind a cursor."""
+
+_NOT_ENOUGH = "(select count(*) from sooner) < %(limit)s"
+"""Lets a branch begin only if the page is not full without it."""
+
+
+def _union(branches: Sequence[str]) -> str:
+    return " union all ".join(f"({branch})" for branch in branches)
 
 
 class _Page:
@@ -89,32 +95,37 @@ class _Page:
             nulls = " nulls first" if order.descending else ""
             self.ordered = f"order by {self._key}{direction}{nulls}, f.id{direction} limit %(limit)s"
 
-    def ways(self, way: Way, life: Sequence[str]) -> list[str]:
-        """Return the branches that find few files by an index, and sort them."""
-        fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
-        conditions = [
-            "f.facility_id = any(%(facilities)s)",
-            *in_interval(self._filters),
-            *self._filters.on_files(),
-            *life,
-        ]
-        return [self._select(fenced, [*conditions, *keyset]) for keyset in self._keysets()]
+    def joined(self, make: Callable[[Keyset], list[str]], ended: Sequence[str]) -> str:
+        """Return the first rows of all branches; those without a value, or with, only if the others do not suffice."""
+        keysets = [keyset for keyset in self._keysets() if make(keyset)]
+        sooner = make(keysets[0]) if keysets else []
+        later = [branch for keyset in keysets[1:] for branch in make([*keyset, _NOT_ENOUGH])]
+        branches = [*sooner, *later, *ended] or [self._select("file f", ["false"])]
+        if len(branches) == 1:
+            return branches[0]
+        if not later:
+            return f"select * from ({_union(branches)}) as f {self.ordered}"
+        known = f"select * from ({_union(sooner)}) as f {self.ordered}"
+        all_of_them = _union(["select * from sooner", *later, *ended])
+        return f"with sooner as materialized ({known}) select * from ({all_of_them}) as f {self.ordered}"
 
-    def walks(self, life: Sequence[str]) -> list[str]:
+    def by_way(self, way: Way, life: Sequence[str], keyset: Keyset) -> list[str]:
+        """Return the branch that finds few files by an index, and sorts them."""
+        fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
+        ours = ["f.facility_id = any(%(facilities)s)", *in_interval(self._filters)]
+        return [self._select(fenced, [*ours, *self._rest(life), *keyset])]
+
+    def walk_along(self, life: Sequence[str], keyset: Keyset) -> list[str]:
         """Return the branches that walk along the order."""
-        if self._order.field is not OrderField.TIME_BEGIN:
-            rest = [*self._filters.on_files(), *life]
-            parts = in_time(self._filters)
-            return [self._select("file f", [*part, *rest, *keyset]) for part in parts for keyset in self._keysets()]
-        branches = []
-        for keyset in self._keysets():
-            if self._filters.interval is not None and keyset[:1] == [f"{self._key} is null"]:
-                continue
-            parts = in_time(self._filters) if keyset[:1] != [f"{self._key} is null"] else in_time(self._filters)[:1]
-            recent, *long = parts
-            branches.append(self._walk(recent[1:], [*keyset], life))
-            branches += [self._select(self._fence("file f", part), [*self._rest(life), *keyset]) for part in long]
-        return branches
+        (source, recent), *long = in_time(self._filters)
+        is_in_time = self._order.field is OrderField.TIME_BEGIN
+        if is_in_time and keyset[0] == f"{self._key} is null" and self._filters.interval is not None:
+            return []
+        if is_in_time:
+            branches = [self._walk(recent[1:], keyset, life)]
+        else:
+            branches = [self._select(source, [*recent, *self._rest(life), *keyset])]
+        return [*branches, *(self._select(place, [*part, *self._rest(life), *keyset]) for place, part in long)]
 
     def _walk(self, conditions: Sequence[str], keyset: Sequence[str], life: Sequence[str]) -> str:
         """Return the branch that follows an index of begins: of all files, or of each facility in turn."""
@@ -136,17 +147,14 @@ class _Page:
     def _rest(self, life: Sequence[str]) -> list[str]:
         return [*self._filters.on_files(), *life]
 
-    def _fence(self, source: str, conditions: Sequence[str]) -> str:
-        return f"(select f.* from {source} where {together(conditions)} offset 0) as f"
-
     def _select(self, source: str, conditions: Sequence[str]) -> str:
         return f"select {self._columns} from {source} where {together(conditions)} {self.ordered}"
 
     def _limited(self, source: str, conditions: Sequence[str]) -> str:
         return f"select {self._columns} from {source} where {together(conditions)} limit %(limit)s"
 
-    def _keysets(self) -> list[list[str]]:
-        """Return the conditions of the rows behind the cursor: of those with a value, and of those without.
+    def _keysets(self) -> list[Keyset]:
+        """Return the conditions of the rows behind the cursor: of those with a value and of those without, in order.
 
         Absent values count as larger than all others.
         """
@@ -157,7 +165,7 @@ class _Page:
             return [[] if self._after is None else [f"({self._key}, f.id) {sign} (%(after_value)s, %(after_id)s)"]]
         known, unknown = [f"{self._key} is not null"], [f"{self._key} is null"]
         if self._after is None:
-            return [known, unknown]
+            return [unknown, known] if self._order.descending else [known, unknown]
         if self._after[0] is None:
             behind = [*unknown, f"f.id {sign} %(after_id)s"]
             return [behind, known] if self._order.descending else [behind]
@@ -176,8 +184,8 @@ def ids_statement(filters: Filters, *, way: Way | None, is_past: bool) -> Statem
         ]
     else:
         branches = [
-            f"select f.id from file f where {together([*part, *filters.on_files(), *life])}"
-            for part in in_time(filters)
+            f"select f.id from {source} where {together([*part, *filters.on_files(), *life])}"
+            for source, part in in_time(filters)
         ]
     if is_past:
         branches.append(f"select f.id from {ENDED} where {together(conditions)}")

@@ -89,9 +89,8 @@ def _count_in_time(filters: Filters) -> str:
             " and facility_id = any(%(facilities)s)"
         )
     return (
-        "select coalesce(sum(day.files), 0) from stratum_day as day join stratum on stratum.id = day.stratum_id"
-        " where day.day >= %(first_day)s - 2 and day.day <= %(over_day)s"
-        " and stratum.facility_id = any(%(facilities)s)"
+        "select coalesce(sum(files), 0) from stratum_day where facility_id = any(%(facilities)s)"
+        " and day >= %(first_day)s - 2 and day <= %(over_day)s"
     )
 
 

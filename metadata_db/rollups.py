@@ -59,8 +59,8 @@ _DELTA = f"""
 """What a revision changed: files that came count for it, files that went against it."""
 
 _DAYS = f"""
-    insert into stratum_day select day, stratum_id, %(facility_id)s, {_SUMS} from delta group by 1, 2
-    on conflict (day, stratum_id) do update set {_UPSERT_ALL.format("stratum_day")}
+    insert into stratum_day select %(facility_id)s, day, stratum_id, {_SUMS} from delta group by 2, 3
+    on conflict (facility_id, day, stratum_id) do update set {_UPSERT_ALL.format("stratum_day")}
 """
 
 _STRATA = """
@@ -146,7 +146,7 @@ def count_strata(within: str = "true") -> str:
 
 def count_days(within: str = "true") -> str:
     """Return what `stratum_day` has to say, counted from the files of a condition."""
-    return f"select {DAY} as day, stratum_id, facility_id, {_FILE_SUMS} from file where {within} group by 1, 2, 3"
+    return f"select facility_id, {DAY} as day, stratum_id, {_FILE_SUMS} from file where {within} group by 1, 2, 3"
 
 
 def count_facets(within: str = "true") -> str:
@@ -184,7 +184,7 @@ REBUILD: Sequence[str] = (
     "delete from facet_pair",
     "delete from sky_day",
     # In the order of days, in which they are read.
-    f"insert into stratum_day {count_days()} order by 1",
+    f"insert into stratum_day {count_days()} order by 1, 2",
     "update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0"
     " where (files, bytes, fingerprint_high, fingerprint_low) <> (0, 0, 0, 0)",
     _STRATA.replace("from delta", "from stratum_day"),

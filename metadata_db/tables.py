@@ -353,10 +353,10 @@ stratum = Table(
 stratum_day = Table(
     "stratum_day",
     metadata,
+    Column("facility_id", SmallInteger, primary_key=True, autoincrement=False),
     # Days since 1970, UTC, on which files begin; `NO_DAY` for those without a time.
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("stratum_id", Integer, primary_key=True, autoincrement=False),
-    Column("facility_id", SmallInteger, nullable=False),
     *_sums(),
     Index("stratum_day_stratum_id_day_idx", "stratum_id", "day"),
 )

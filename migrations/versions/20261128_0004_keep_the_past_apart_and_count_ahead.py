@@ -94,8 +94,8 @@ DAY = "coalesce(floor(extract(epoch from time_begin) / 86400)::int, -2147483648)
 SUMS = "sum(size_bytes), sum(fingerprint_high), sum(fingerprint_low)"
 
 TOTALS = (
-    f"insert into stratum_day select {DAY}, stratum_id, facility_id, count(*), {SUMS} from file"
-    " group by 1, 2, 3 order by 1",
+    f"insert into stratum_day select facility_id, {DAY}, stratum_id, count(*), {SUMS} from file"
+    " group by 1, 2, 3 order by 1, 2",
     """
     update stratum set files = found.files, bytes = found.bytes, fingerprint_high = found.high,
         fingerprint_low = found.low
@@ -150,8 +150,8 @@ TABLES = (
     "create index if not exists stratum_facility_id_idx on stratum (facility_id)",
     f"""
     create table if not exists stratum_day (
-        day integer not null, stratum_id integer not null, facility_id smallint not null, {SUM_COLUMNS}, {PRINTS},
-        constraint stratum_day_pkey primary key (day, stratum_id)
+        facility_id smallint not null, day integer not null, stratum_id integer not null, {SUM_COLUMNS}, {PRINTS},
+        constraint stratum_day_pkey primary key (facility_id, day, stratum_id)
     )
     """,
     "create index if not exists stratum_day_stratum_id_day_idx on stratum_day (stratum_id, day)",
