@@ -53,9 +53,11 @@ from metadata_db.moments import Moment, read_moment, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
 from metadata_db.planning import (
     MAX_LOOKED_AT,
+    RARE,
     Choice,
     probe,
     probe_attributes,
+    probe_rarity,
     tally_ahead,
     tally_found,
     tally_sampled,
@@ -302,7 +304,10 @@ class Catalogue:
         async def look_up(view: _View) -> Page:
             choice = await self._choose(view)
             way = choice.way if choice.bound <= MAX_LOOKED_AT else None
-            statement = page_statement(view.filters, order, first, behind, way=way, is_past=view.is_past)
+            is_rare = way is None and await self._is_rare(view)
+            statement = page_statement(
+                view.filters, order, first, behind, way=way, is_rare=is_rare, is_past=view.is_past
+            )
             rows = await self._read(view, statement)
             found = [_found_file(row, order, asked.query_id, view.vocabulary) for row in rows]
             return Page(files=found[:first], has_next=len(found) > first)
@@ -547,6 +552,14 @@ class Catalogue:
             self._choices.clear()
         self._choices[key] = await self._weigh(view)
         return self._choices[key]
+
+    async def _is_rare(self, view: "_View") -> bool:
+        """Tell whether so few files match that walking along all of them would take long."""
+        if not view.filters.counted or view.filters.particular or view.is_past:
+            return False
+        statement = probe_rarity(view.filters)
+        ((matching, of),) = await self._database.read(statement.text, statement.values)
+        return bool(matching * RARE < of)
 
     async def _weigh(self, view: "_View") -> Choice:
         filters = view.filters

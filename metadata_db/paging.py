@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from metadata_db.counting import Statement, in_time
+from metadata_db.counting import FIRST_DAY, Statement, in_time
 from metadata_db.filters import Filters, Way, in_interval, together
 from metadata_db.search import Order, OrderField
 from metadata_db.tables import file
@@ -47,7 +47,14 @@ ENDED = (
 
 
 def page_statement(
-    filters: Filters, order: Order, first: int, after: tuple[Any, int] | None, *, way: Way | None, is_past: bool
+    filters: Filters,
+    order: Order,
+    first: int,
+    after: tuple[Any, int] | None,
+    *,
+    way: Way | None = None,
+    is_rare: bool = False,
+    is_past: bool = False,
 ) -> Statement:
     """Return one row per file in `order`, one more than `first` to tell whether there is a next page.
 
@@ -57,11 +64,13 @@ def page_statement(
         Value and number of the row behind which the page begins.
     way
         The index to find the files by; None walks along the order.
+    is_rare
+        Whether a walk is led by the days on which `stratum_day` knows such files, instead of looking at all of them.
     is_past
         Whether the files are asked as of ``at``, see `LIVED`.
     """
-    page = _Page(filters, order, after)
-    values: dict[str, Any] = {"limit": first + 1}
+    page = _Page(filters, order, after, is_led=is_rare and not is_past and order.field is OrderField.TIME_BEGIN)
+    values: dict[str, Any] = {"limit": first + 1, **page.led_values(first)}
     if after is not None:
         values |= {"after_value": after[0], "after_id": after[1]}
     life = [LIVED] if is_past else []
@@ -69,6 +78,25 @@ def page_statement(
     text = page.joined(make, page.ended() if is_past else [])
     return Statement(text=text, values=filters.values | values)
 
+
+_LED = """
+    (
+        select distinct day.facility_id, day.day
+        from (
+            select id from stratum where facility_id = any(%(facilities)s) and files > 0 and {strata} offset 0
+        ) as ours
+        cross join lateral (
+            select * from stratum_day as day where day.stratum_id = ours.id and day.files > 0
+                and day.day >= %(first_day)s and {days} offset 0
+        ) as day
+        order by day.day {direction} fetch first %(places)s rows with ties
+    ) as place cross join lateral (
+        select * from file as found where found.facility_id = place.facility_id
+            and found.time_begin >= timestamptz '1970-01-01 00:00+00' + place.day * interval '24 hours'
+            and found.time_begin < timestamptz '1970-01-01 00:00+00' + (place.day + 1) * interval '24 hours' offset 0
+    ) as f
+"""
+"""Files of the days on which there are such, the first ones in order; all facilities of the last day among them."""
 
 Keyset: TypeAlias = Sequence[str]
 """Conditions of the rows behind a cursor."""
@@ -82,7 +110,8 @@ def _union(branches: Sequence[str]) -> str:
 
 
 class _Page:
-    def __init__(self, filters: Filters, order: Order, after: tuple[Any, int] | None) -> None:
+    def __init__(self, filters: Filters, order: Order, after: tuple[Any, int] | None, *, is_led: bool) -> None:
+        self._is_led = is_led
         self._filters = filters
         self._order = order
         self._after = after
@@ -128,16 +157,50 @@ class _Page:
         return [*branches, *(self._select(place, [*part, *self._rest(life), *keyset]) for place, part in long)]
 
     def _walk(self, conditions: Sequence[str], keyset: Sequence[str], life: Sequence[str]) -> str:
-        """Return the branch that follows an index of begins: of all files, or of each facility in turn."""
+        """Return the branch that follows an index of begins: of an object, of all files, or of each facility."""
         rest = self._rest(life)
         ordered = self.ordered.replace("limit %(limit)s", "")
+        ours = "f.facility_id = any(%(facilities)s)"
+        if "object" in self._filters.counted:
+            along = f"select f.* from file f where {together(['f.object = ours.name', *conditions, *keyset])} {ordered}"
+            each = f"select f.* from ({along} offset 0) as f where {together([ours, *rest])} limit %(limit)s"
+            return self._select(f"unnest(%(object)s::text[]) as ours (name) cross join lateral ({each}) as f", [])
+        if self._is_led and keyset[0] != f"{self._key} is null":
+            return self._select(
+                _LED.format(
+                    strata=self._strata(), direction="desc" if self._order.descending else "", days=self._days()
+                ),
+                [ours, *conditions, *keyset, *rest],
+            )
         if self._filters.has_all_facilities:
             along = f"select f.* from file f where {together([*conditions, *keyset])} {ordered} offset 0"
             return self._limited(f"({along}) as f", rest)
-        ours = ["f.facility_id = ours.id", *conditions, *keyset]
-        along = f"select f.* from file f where {together(ours)} {ordered} offset 0"
-        each = f"select f.* from ({along}) as f where {together(rest)} limit %(limit)s"
+        along = f"select f.* from file f where {together(['f.facility_id = ours.id', *conditions, *keyset])} {ordered}"
+        each = f"select f.* from ({along} offset 0) as f where {together(rest)} limit %(limit)s"
         return self._select(f"unnest(%(facilities)s::int2[]) as ours (id) cross join lateral ({each}) as f", [])
+
+    def _strata(self) -> str:
+        return together(text.format(t="stratum") for text in self._filters.counted.values())
+
+    def _days(self) -> str:
+        """Return the conditions of the days that may hold rows of the page."""
+        wanted = []
+        interval = self._filters.interval
+        if interval is not None and interval.begin is not None:
+            wanted.append("day.day >= floor(extract(epoch from %(time_begin)s - %(lookback)s) / 86400)")
+        if interval is not None and interval.end is not None:
+            wanted.append("day.day <= floor(extract(epoch from %(time_end)s) / 86400)")
+        if self._after is not None and self._after[0] is not None:
+            sign = "<=" if self._order.descending else ">="
+            wanted.append(f"day.day {sign} floor(extract(epoch from %(after_value)s) / 86400)")
+        return together(wanted)
+
+    def led_values(self, first: int) -> dict[str, Any]:
+        """Return the number of days that are sure to hold a page.
+
+        Each holds a row, but for those at the ends of the interval and that of the cursor, of each facility.
+        """
+        return {"places": first + 1 + 6 * len(self._filters.facilities), "first_day": FIRST_DAY} if self._is_led else {}
 
     def ended(self) -> list[str]:
         """Return the branches of files that have ended since the moment."""

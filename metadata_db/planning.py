@@ -94,6 +94,28 @@ def _count_in_time(filters: Filters) -> str:
     )
 
 
+def probe_rarity(filters: Filters) -> Statement:
+    """Return a statement that tells how many files a question on strata matches at most, and how many there are.
+
+    Both are those of the months around its interval.
+    """
+    months = f"month = {ALL_MONTHS}"
+    if filters.interval is not None:
+        months = "month >= %(around_first_month)s and month <= %(around_last_month)s"
+    whole = f"from facet_month where {months} and facility_id = any(%(facilities)s)"
+    counts = []
+    for name in filters.counted:
+        chosen = f"%({name})s"
+        is_one = f"value = {chosen}::text" if name == "is_simulation" else f"value = any({chosen}::text[])"
+        counts.append(f"(select coalesce(sum(files), 0) {whole} and field = '{name}' and {is_one})")
+    everything = f"(select coalesce(sum(files), 0) {whole} and field = '')"
+    values = filters.values | _time_values(filters)
+    return Statement(text=f"select least({', '.join(counts)})::int8, {everything}::int8", values=values)
+
+
+RARE = 200
+"""One file in so many is rare: a walk would look at thousands of files for a page."""
+
 _MANY_DAYS = 60
 """Days from which on counting by months is near enough."""
 

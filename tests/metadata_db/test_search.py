@@ -4,6 +4,7 @@ import base64
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_query
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -415,6 +416,9 @@ def examples(number: int) -> settings:
     )
 
 
+NUMBER_OF_TIME = 1 + [*FILTERS].index("time")
+"""Place of the question about a time alone among `questions`."""
+
 ORDERS = [Order(field=field, descending=descending) for field in OrderField for descending in (False, True)]
 
 
@@ -596,6 +600,27 @@ async def test_a_walk_meets_every_file_once_and_in_order(
         for order in ORDERS:
             numbers = await world.walk(asked, revisions, order, first + len(found) // 6)
             assert numbers == evaluate_order(found, order.field.value, descending=order.descending), str(order)
+
+
+@examples(8)
+@given(batches, questions(), st.integers(1, 4))
+@pytest.mark.anyio
+async def test_a_walk_led_by_the_days_of_rare_files_meets_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch, batches: list[Batch], questions: list[SearchQuery], first: int
+) -> None:
+    """In catalogues as small as these nothing is rare."""
+    monkeypatch.setattr("metadata_db.catalogue.RARE", 0)
+    history = await world.fill(batches)
+    on_strata = [
+        asked for asked in questions if set(asked.as_mapping()) <= {*WORDS, *PARTS["aurora"], "facility", "time"}
+    ]
+    together = [replace_query(asked, time=questions[NUMBER_OF_TIME].time) for asked in on_strata]
+    for asked in [*on_strata, *together]:
+        found = history.find(asked, history.revisions)
+        for descending in (False, True):
+            order = Order(descending=descending)
+            numbers = await world.walk(asked, history.revisions, order, first)
+            assert numbers == evaluate_order(found, "time_begin", descending=descending), asked.canonical
 
 
 @examples(8)
