@@ -90,7 +90,8 @@ def first_day_of(month: int) -> int:
     return (datetime(year, at + 1, 1, tzinfo=UTC) - EPOCH) // DAY
 
 
-SUMS = ("files", "bytes", "high", "low")
+MANY_DAYS = 20
+"""Days from which on most strata of their facilities are in question."""
 
 
 # --- sources: sums of strata ------------------------------------------------------------------------------------------
@@ -228,6 +229,7 @@ def tally(
     fields: Sequence[str],
     *,
     ready: str | None = None,
+    is_long: bool = False,
 ) -> str:
     """Return one row per field and value: field, value, files, bytes, high, low.
 
@@ -237,7 +239,11 @@ def tally(
         Sums of strata, to which the conditions on strata apply.
     ready
         A source that has sums of fields and values already, to which all conditions were applied.
+    is_long
+        Whether there are many strata in the sources, so that reading all of them is quicker than finding each. The
+        database cannot know: sums that are grouped twice have no statistics.
     """
+    joined = "stratum.id + 0 = t.stratum_id + 0" if is_long else "stratum.id = t.stratum_id"
     names = ("files", "bytes", "high", "low") if shape_of(fields) is STRATA else ("files", "bytes")
     sums = ", ".join(f"sum({name}) as {name}" for name in names)
     parts = [] if ready is None else [ready]
@@ -249,7 +255,7 @@ def tally(
                 select stratum_id, {sums} from {source} group by 1
             ), s as materialized (
                 select t.*, {", ".join(f"stratum.{column}" for column in STRATUM_COLUMNS)}
-                from t join stratum on stratum.id = t.stratum_id
+                from t join stratum on {joined} and stratum.facility_id = any(%(facilities)s)
             )
         """
         parts += [_field_sums(filters, field, names) for field in fields]

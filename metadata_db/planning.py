@@ -12,6 +12,7 @@ from metadata_db.counting import (
     DAY,
     EPOCH,
     EVERYTHING,
+    MANY_DAYS,
     SAMPLE_SHARE,
     SAMPLE_SLOTS,
     STRATA,
@@ -168,12 +169,14 @@ def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> St
         if len(filters.counted) == 1 and EVERYTHING not in fields:
             text = tally(turned_back, filters, fields, ready=ready_pairs(filters, fields))
             return Statement(text=text, values=values)
-        return Statement(text=tally([whole_lives(shape=shape), *turned_back], filters, fields), values=values)
+        text = tally([whole_lives(shape=shape), *turned_back], filters, fields, is_long=True)
+        return Statement(text=text, values=values)
     sources = [*edges(filters, span, shape=shape), *turned_back]
     first_month, over_month = span.months()
     if not (is_ready and first_month < over_month):
         days = [whole_days(shape=shape)] if span.has_days else []
-        return Statement(text=tally([*days, *sources], filters, fields), values=values)
+        is_long = span.over_day - span.first_day > MANY_DAYS
+        return Statement(text=tally([*days, *sources], filters, fields, is_long=is_long), values=values)
     values |= month_values(first_month, over_month)
     if span.first_day < values["first_of_months"]:
         sources.append(whole_days(over="%(first_of_months)s", shape=shape))
