@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import extraction, ingest, lookups, pgstac, search, stac, staging
+from benchmarks import extraction, ingest, lookups, pgstac, search, stac, staging, writes
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.service import running_servers
@@ -20,7 +20,9 @@ TABLE_WIDTH = 240
 
 @click.command()
 @click.argument(
-    "which", type=click.Choice(["ingest", "lookups", "search", "staging", "extraction", "stac", "all"]), default="all"
+    "which",
+    type=click.Choice(["ingest", "lookups", "writes", "search", "staging", "extraction", "stac", "all"]),
+    default="all",
 )
 @click.option("--files", type=click.IntRange(12), default=1_000_000, show_default=True, help="Catalogued files.")
 @click.option("--staged", type=click.IntRange(1), default=2_000, show_default=True, help="Staged files of 1 MB.")
@@ -30,7 +32,9 @@ TABLE_WIDTH = 240
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="How often all is measured.")
 @click.option("--questions", type=click.IntRange(1), default=20, show_default=True, help="Look-ups of each kind.")
-@click.option("--limit-s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Longest load of search.")
+@click.option(
+    "--limit-s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Longest load of searches."
+)
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -49,7 +53,7 @@ def main(
     data_dir: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Measure the service on this machine: ingest, search, staging, extraction.
+    """Measure the service on this machine: ingest, writes, search, staging, extraction.
 
     'stac' compares it with pgstac; it needs Debian packages and is not among 'all'.
 
@@ -80,6 +84,8 @@ def main(
             show(ingest.run(servers, n_files=files, repeats=repeats))
         if which in ("lookups", "all"):
             show(*lookups.run(servers, n_files=files, repeats=repeats, questions=questions))
+        if which in ("writes", "all"):
+            show(*writes.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("search", "all"):
             show(*search.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("staging", "all"):

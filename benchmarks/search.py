@@ -69,19 +69,20 @@ def _fill(servers: Servers, service: Service, facilities: Sequence[GeneratedFaci
     n_files = sum(facility.n_files for facility in facilities)
     name = service.settings.data_dir.name
     with servers.connect(name) as connection:
-        if _count_files(connection) == n_files:
+        if count_files(connection) == n_files:
             connection.execute("truncate query cascade")  # the same questions are asked in every run
             return
         register(service, facilities)
         with written_batches(facilities, servers.data_dir / "lines", batch_lines=BATCH_LINES) as batches:
             send_lanes(service, share_out(batches))
-        if _count_files(connection) != n_files:
+        if count_files(connection) != n_files:
             raise BenchmarkError(f"database {name}: there are not {n_files} files; remove the folder of --data-dir")
         connection.execute("vacuum analyze")
 
 
-def _count_files(connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
-    row = connection.execute("select count(*) from file where removed_in is null").fetchone()
+def count_files(connection: "psycopg.Connection[tuple[Any, ...]]") -> int:
+    """Return how many files are in the catalogue."""
+    row = connection.execute("select count(*) from file").fetchone()
     return 0 if row is None else int(row[0])
 
 

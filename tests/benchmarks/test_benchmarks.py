@@ -46,6 +46,27 @@ def test_ingest_tells_rates_and_memory_for_new_and_for_unchanged_records(tmp_pat
 
 
 @pytest.mark.long
+def test_writes_tell_ratios_to_copy_steps_of_a_first_load_and_latencies_while_ingest_runs(tmp_path: Path) -> None:
+    ingest, again, first_load, searches = map(figures, run_benchmark("writes", tmp_path)["tables"])
+    assert list(ingest) == ["2 at a time", "one stream", "2 at a time, on top"]
+    for found in ingest.values():
+        rate, bare = found["ingest, records per second"], found["COPY, records per second"]
+        assert found["ratio"] == pytest.approx(rate / bare)
+    assert list(again) == ["2 at a time", "one stream"]
+    for way, found in again.items():
+        rate = ingest[way]["ingest, records per second"]
+        assert found["ratio to new"] == pytest.approx(found["records per second"] / rate)
+    in_all = first_load.pop("in all")
+    assert list(first_load) == ["copy", "indexes", "count", "commit", "vacuum"]
+    assert 0 < sum(found["time"] for found in first_load.values()) <= in_all["time"]
+    assert in_all["records per second"] == pytest.approx(300 / in_all["time"])
+    alone, meanwhile = searches["without ingest"], searches["while ingest runs"]
+    assert 0 < alone["p50"] <= alone["p99"]
+    assert meanwhile["ratio of p99"] == pytest.approx(meanwhile["p99"] / alone["p99"])
+    assert meanwhile["ingest, records per second"] > 0
+
+
+@pytest.mark.long
 def test_search_tells_latencies_of_all_kinds_of_questions_and_rates(tmp_path: Path) -> None:
     latencies, rates = map(figures, run_benchmark("search", tmp_path)["tables"])
     assert list(latencies) == list(KINDS)
