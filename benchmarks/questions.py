@@ -27,6 +27,7 @@ from benchmarks.catalogue import (
     TARGETS,
     TRIGGERS,
     GeneratedFacility,
+    make_facilities,
 )
 
 PAGE_FILES = 50
@@ -225,6 +226,20 @@ _WORDS: Mapping[str, Part] = {
 }
 """Filters of which there are few values, and parts that set them alone."""
 
+
+def near_alerts(rng: random.Random, _facility: GeneratedFacility) -> Filter:
+    """Ask for what was taken within a minute of a thousand alerts."""
+    first = datetime(FIRST_YEAR, 9, 1, tzinfo=UTC)
+    alerts = [first + timedelta(seconds=rng.uniform(0, SEASONS * 365 * 86400)) for _ in range(1000)]
+    return {"coincidence": {"alerts": [{"time": alert.isoformat()} for alert in alerts], "withinS": 60}}
+
+
+def near_another(rng: random.Random, facility: GeneratedFacility) -> Filter:
+    """Ask for what was taken together with files of another facility."""
+    others = [other.name for other in make_facilities(1000) if other.name != facility.name]
+    return {"coincidence": {"files": {"facility": [rng.choice(others)]}, "withinS": 0}}
+
+
 KINDS: Mapping[str, Kind] = {
     "facility and month": kind(own_facility, month),
     "one week, all facilities": kind(week),
@@ -249,6 +264,8 @@ KINDS: Mapping[str, Kind] = {
     "attribute range": kind(attribute_range),
     "beginning of a path": kind(path_beginning),
     "path pattern and month": kind(path_pattern, month),
+    "near 1,000 alerts": kind(near_alerts),
+    "with another facility, month": kind(own_facility, near_another, month),
     "seven filters": kind(own_facility, lasting(120), selection),
     "everything": few(),
 }

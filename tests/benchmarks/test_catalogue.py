@@ -28,7 +28,7 @@ from benchmarks.catalogue import (
 )
 from benchmarks.ingest import share_out
 from metadata_db.records import FileRecord, Removal
-from metadata_db.rows import decode_line
+from metadata_db.rows import decode_as
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,10 @@ def test_the_facilities_have_the_wanted_number_of_files_together(n_files: int) -
     assert min(facility.n_files for facility in facilities) >= 1
 
 
+def decode(line: bytes) -> FileRecord:
+    return decode_as(msgspec.json.Decoder(FileRecord), line)
+
+
 def test_facilities_are_of_unequal_size(facilities: list[GeneratedFacility]) -> None:
     sizes = [facility.n_files for facility in facilities]
     assert sizes == sorted(sizes, reverse=True)
@@ -86,7 +90,7 @@ def test_every_line_is_one_that_the_ingest_accepts_and_no_file_comes_twice(n_fil
         lines = batch.path.read_bytes().splitlines()
         assert (len(lines), batch.path.stat().st_size) == (batch.n_lines, batch.n_bytes)
         assert len(lines) <= 400
-        for record in map(decode_line, lines):
+        for record in map(decode, lines):
             assert record == next(records[batch.facility])
             assert record.facility == batch.facility
             keys.add((record.storage, record.path))
@@ -174,7 +178,7 @@ def test_files_come_in_runs_in_the_nights_of_all_seasons(large: GeneratedFacilit
 def test_nights_are_longer_in_winter_and_some_are_without_runs() -> None:
     generated = GeneratedFacility(name="mirach", number=11, n_files=300_000)
     nights: dict[str, list[FileRecord]] = defaultdict(list)
-    for record in map(decode_line, generated.iter_lines(0, generated.n_files // SEASONS)):
+    for record in map(decode, generated.iter_lines(0, generated.n_files // SEASONS)):
         if record.time_begin is not None and record.obs_id is not None:
             nights[f"{record.time_begin - timedelta(hours=12):%Y-%m-%d}"].append(record)
     lengths: dict[str, list[timedelta]] = defaultdict(list)

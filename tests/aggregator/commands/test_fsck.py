@@ -12,10 +12,10 @@ def test_damage_is_told_mended_and_gone(catchment: Catchment, database_url: str)
     clean = catchment("fsck").stdout
     assert {line.split()[0] for line in clean.splitlines()} == {"ok"}
     assert "ok       stratum_day:  sums of each day and stratum against the files" in clean
-    run_sql(database_url, "insert into stratum_day select day, 5, 1, 1, 0, 0 from generate_series(1, 8) as day")
+    run_sql(database_url, "insert into stratum_day select 1, day, 5, 1, 1, 0, 0 from generate_series(1, 8) as day")
     said = catchment("fsck", exit_code=1).stdout
     assert "DAMAGED  stratum_day:  sums of each day and stratum against the files: 8 findings\n" in said
-    assert "         stratum_day 1 5: says 1 files, 1 bytes; counted 0 files, 0 bytes\n" in said
+    assert "         stratum_day 1 1 5: says 1 files, 1 bytes; counted 0 files, 0 bytes\n" in said
     assert "... and 3 more\n" in said
     assert "DAMAGED" not in catchment("fsck", "--facility", "borealis").stdout
     said = catchment("fsck", "--repair").stdout

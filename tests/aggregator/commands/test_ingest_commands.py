@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,15 @@ def test_a_publisher_may_ingest_what_an_admin_has_registered(
     assert "403 PERMISSION_DENIED" in refused
 
 
+def count_at_rest(client: Client, storage: str) -> int:
+    """Count the files of a storage when the service has done what was sent to it before the sender died."""
+    counts = [-1, sum(1 for _ in client.iter_files(storage))]
+    while counts[-1] != counts[-2]:
+        time.sleep(1)
+        counts.append(sum(1 for _ in client.iter_files(storage)))
+    return counts[-1]
+
+
 def test_a_run_that_was_killed_goes_on_where_it_ended(
     service: Service, catchment: Catchment, there: tuple[str, ...], storage: str, tmp_path: Path
 ) -> None:
@@ -192,7 +202,7 @@ def test_a_run_that_was_killed_goes_on_where_it_ended(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         os.truncate(tmp_path / "many" / "2500.txt", 1)
-        n_before = sum(1 for _ in client.iter_files(storage))
+        n_before = count_at_rest(client, storage)
         assert 1000 <= n_before < n
         said = counts(catchment(*here).stdout.replace(",", ""))
         assert (said["seen"], said["same"], said["added"]) == (str(n), str(n_before), str(n - n_before))
