@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import extraction, ingest, lookups, pgstac, search, stac, staging, writes
+from benchmarks import extraction, ingest, lookups, migration, pgstac, search, stac, staging, writes
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.service import running_servers
@@ -21,7 +21,9 @@ TABLE_WIDTH = 240
 @click.command()
 @click.argument(
     "which",
-    type=click.Choice(["ingest", "lookups", "writes", "search", "staging", "extraction", "stac", "all"]),
+    type=click.Choice(
+        ["ingest", "lookups", "history", "migration", "writes", "search", "staging", "extraction", "stac", "all"]
+    ),
     default="all",
 )
 @click.option("--files", type=click.IntRange(12), default=1_000_000, show_default=True, help="Catalogued files.")
@@ -86,6 +88,10 @@ def main(
             show(*lookups.run(servers, n_files=files, repeats=repeats, questions=questions))
         if which in ("writes", "all"):
             show(*writes.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
+        if which in ("history", "all"):
+            show(lookups.run_history(servers, n_files=files, questions=questions))
+        if which in ("migration", "all"):
+            show(migration.run(servers, n_files=files))
         if which in ("search", "all"):
             show(*search.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("staging", "all"):

@@ -7,8 +7,9 @@ compared with: counts that scan, and the same page by hand-written SQL through p
 
 import asyncio
 import random
+import shutil
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -20,16 +21,27 @@ import strawberry
 from aggregator.api.inputs import SearchFilter, to_query
 from aggregator.api.scalars import CONFIG
 from aggregator.commands.migrate import migrate_database
-from benchmarks.catalogue import GeneratedFacility, make_facilities, make_storages, written_batches
+from benchmarks.catalogue import (
+    Batch,
+    Edition,
+    GeneratedFacility,
+    make_facilities,
+    make_storages,
+    write_batches,
+    written_batches,
+)
 from benchmarks.measuring import Sample, Table, gather, percentile
 from benchmarks.questions import KINDS, Filter
 from benchmarks.service import BenchmarkError, Servers
 from metadata_db import bulk
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
+from metadata_db.ingest import Ingest
+from metadata_db.making import Workshop
 from metadata_db.paging import PAGE_COLUMNS
 from metadata_db.query import SearchQuery
 from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
 PAGE_FILES = 50
@@ -56,7 +68,7 @@ def run(servers: Servers, *, n_files: int, repeats: int, questions: int) -> list
     if not servers.has_database(name):
         servers.make_empty(name)
         migrate_database(settings)
-        _fill(servers.data_dir, settings.catalogue, facilities)
+        fill(servers.data_dir, settings.catalogue, facilities)
     with servers.connect(name) as connection, asyncio.Runner() as runner:
         measuring = _Measuring(Database(settings.catalogue), facilities, connection, questions)
         kinds: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
@@ -87,13 +99,97 @@ def run(servers: Servers, *, n_files: int, repeats: int, questions: int) -> list
     ]
 
 
-def _fill(folder: Path, catalogue: Any, facilities: Sequence[GeneratedFacility]) -> None:
+def fill(folder: Path, catalogue: CatalogueSettings, facilities: Sequence[GeneratedFacility]) -> None:
+    """Load the files of all facilities into an empty catalogue."""
     vocabulary = asyncio.run(_register(Database(catalogue), facilities))
     with written_batches(facilities, folder / "lines", batch_lines=BATCH_LINES) as batches:
         report = bulk.load([batch.path for batch in batches], catalogue, vocabulary, processes=2)
     if report.added != sum(facility.n_files for facility in facilities):
         raise BenchmarkError(f"{report.left} lines were not loaded")
     report.close()
+
+
+def run_history(servers: Servers, *, n_files: int, questions: int) -> Table:
+    """Measure look-ups before and after every one of `n_files` files got two more versions."""
+    facilities = make_facilities(n_files)
+    settings = servers.settings_of(f"history_{n_files}")
+    name = settings.data_dir.name
+    servers.make_empty(name)
+    migrate_database(settings)
+    fill(servers.data_dir, settings.catalogue, facilities)
+    samples: dict[str, list[Sample]] = {kind: [] for kind in HISTORY_KINDS}
+    with servers.connect(name) as connection, asyncio.Runner() as runner:
+        before = {
+            kind: runner.run(_look_up_once(settings.catalogue, facilities, connection, questions, kind))
+            for kind in samples
+        }
+        for version in (1, 2):
+            folder = servers.data_dir / "lines"
+            batches = write_batches(facilities, folder, batch_lines=BATCH_LINES, edition=Edition(version=version))
+            runner.run(_ingest(settings.catalogue, batches))
+            shutil.rmtree(folder)
+        connection.execute("vacuum analyze")
+        row = connection.execute("select (select count(*) from file), (select count(*) from file_history)").fetchone()
+        if row != (n_files, 2 * n_files):
+            raise BenchmarkError(f"expected {n_files} files with two earlier versions each, there are {row}")
+        for kind, found in samples.items():
+            after = runner.run(_look_up_once(settings.catalogue, facilities, connection, questions, kind))
+            ratio = after["p50"][0] / before[kind]["p50"][0]
+            found.append({"one version": before[kind]["p50"], "three versions": after["p50"], "ratio": (ratio, "")})
+    servers.drop(name)
+    return Table(
+        title=f"Look-ups among {n_files:,} files with one version and with three: p50",
+        rows=tuple(gather(kind, found) for kind, found in samples.items()),
+        notes=("all later versions came by the ordinary ingest; Postgres vacuumed and analysed before both",),
+    )
+
+
+HISTORY_KINDS = (
+    "facility and month",
+    "one week, all facilities",
+    "season, all facilities",
+    "one run",
+    "energy overlap and month",
+    "cone and year",
+    "rare attribute",
+    "level alone",
+    "everything",
+)
+
+
+async def _look_up_once(
+    settings: CatalogueSettings,
+    facilities: Sequence[GeneratedFacility],
+    connection: "psycopg.Connection[tuple[Any, ...]]",
+    questions: int,
+    kind: str,
+) -> Sample:
+    measuring = _Measuring(Database(settings), facilities, connection, questions)
+    try:
+        await measuring.look_up(kind, "warm-up")
+        return await measuring.look_up(kind, "history")
+    finally:
+        await measuring.close()
+
+
+async def _ingest(settings: CatalogueSettings, batches: Sequence[Batch]) -> None:
+    database = Database(settings)
+    workshop = Workshop(settings)
+    ingest = Ingest(database, VocabularyStore(database), workshop)
+    try:
+        for batch in batches:
+            report = await ingest.load(_pieces(batch.path), allowed=None)
+            if report.changed != batch.n_lines:
+                raise BenchmarkError(f"{batch.path.name}: {report.changed} of {batch.n_lines} files were changed")
+    finally:
+        workshop.close()
+        await database.close()
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as lines:  # nobody else is served here
+        while piece := lines.read(1 << 18):
+            yield piece
 
 
 async def _register(database: Database, facilities: Sequence[GeneratedFacility]) -> Vocabulary:

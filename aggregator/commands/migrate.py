@@ -133,17 +133,18 @@ def migrated_database(data_dir: Path | None) -> Iterator[Settings]:
 
 def newest_revision() -> str | None:
     """Return the revision that this version of the program needs."""
-    return ScriptDirectory(str(_script_folder())).get_current_head()
+    return ScriptDirectory(str(script_folder())).get_current_head()
 
 
 def _config(catalogue: CatalogueSettings) -> Config:
     # What alembic would say on standard output is said by us.
     config = Config(stdout=StringIO(), attributes={"database_url": catalogue.database_url})
-    config.set_main_option("script_location", str(_script_folder()).replace("%", "%%"))
+    config.set_main_option("script_location", str(script_folder()).replace("%", "%%"))
     return config
 
 
-def _script_folder() -> Path:
+def script_folder() -> Path:
+    """Return where the migrations are."""
     return Path(migrations.__file__).parent
 
 
