@@ -9,23 +9,17 @@ Lines that this way cannot take, those with replicas and those that are not good
 comes after it and keeps them as dead letters if it must.
 """
 
-import asyncio
-import gc
 import gzip
 import io
 import logging
 import multiprocessing
-import os
 import re
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, TypeAlias, cast
@@ -33,18 +27,15 @@ from typing import BinaryIO, TypeAlias, cast
 import psycopg
 import zstandard
 from psycopg import sql
-from psycopg.adapt import Buffer, Dumper
-from psycopg.copy import AsyncCopy, AsyncWriter
-from psycopg.pq import Format
 from psycopg.types.json import Jsonb
 
 from metadata_db import rollups
 from metadata_db.database import Driver, connected
 from metadata_db.errors import BadInputError, CatalogueError
-from metadata_db.loading import CHANGE_LOCK, MOVE_ON
-from metadata_db.rows import COLUMNS, JSON_COLUMNS, MAX_LINE_BYTES, Row, finish_rows, make_drafts
+from metadata_db.loading import CHANGE_LOCK, HEADER, MOVE_ON, TRAILER
+from metadata_db.making import Maker, prepare_process
+from metadata_db.rows import COLUMNS, JSON_COLUMNS, MAX_LINE_BYTES
 from metadata_db.settings import CatalogueSettings
-from metadata_db.strata import Strata
 from metadata_db.tables import ALL_MONTHS
 from metadata_db.vocabulary import Vocabulary
 
@@ -67,8 +58,6 @@ _OWN_TYPES = {"facility_id": "int2", "storage_id": "int2"}
 
 _TYPES = [_OWN_TYPES.get(name, "jsonb" if name in JSON_COLUMNS else kind) for name, kind in COLUMNS.items()]
 """Types of the columns of `file`, which COPY in binary wants to the bit."""
-
-_HEADER, _TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 
 class NotEmptyError(CatalogueError):
@@ -212,7 +201,7 @@ def _copy(
         initargs=(settings, vocabulary),
     )
     with pool, driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
-        copy.write(_HEADER)
+        copy.write(HEADER)
         for taken in _in_parallel(pool, _iter_blocks(files), limit=3 * processes):
             if taken.is_too_long:
                 raise _too_long_error(f"after line {report.received}")
@@ -221,7 +210,7 @@ def _copy(
             report.added += taken.n_rows
             report.leave(taken.left)
             on_progress("copy", report.received)
-        copy.write(_TRAILER)
+        copy.write(TRAILER)
 
 
 def _in_parallel(pool: ProcessPoolExecutor, blocks: Iterator[bytes], *, limit: int) -> "Iterator[_Taken]":
@@ -315,78 +304,24 @@ class _Taken:
     """Whether there is a line that is too long, and nothing has been made of the block."""
 
 
-class _Pieces(AsyncWriter):
-    """Keeps what COPY would send."""
-
-    def __init__(self) -> None:
-        self.all: list[bytes] = []
-
-    async def write(self, data: Buffer) -> None:
-        self.all.append(bytes(data))
-
-
-class _JsonText(Dumper):
-    """Sends JSON that is text already; psycopg's own would make a JSON string of it."""
-
-    format = Format.BINARY
-    oid = psycopg.adapters.types["jsonb"].oid
-
-    def dump(self, obj: str) -> bytes:
-        return b"\1" + obj.encode()
-
-
-class _Maker:
-    """Makes rows of lines; has a connection of its own to give new strata their numbers."""
-
-    def __init__(self, settings: CatalogueSettings, vocabulary: Vocabulary) -> None:
-        self._runner = asyncio.Runner()
-        self._vocabulary = vocabulary
-        self._strata = Strata()
-        self._driver = self._runner.run(psycopg.AsyncConnection.connect(settings.libpq_url, autocommit=True))
-        self._driver.adapters.register_dumper(None, _JsonText)
-
-    def take(self, block: bytes) -> _Taken:
-        """Return the rows of a block of lines."""
-        lines = [(number, line) for number, line in enumerate(block.split(b"\n")) if line.strip()]
-        if any(len(line) > MAX_LINE_BYTES for _, line in lines):
-            return _Taken(is_too_long=True)
-        drafts, rejections = make_drafts(lines, self._vocabulary, None)
-        others = {rejection.line for rejection in rejections}
-        others.update(number for number, draft in drafts if draft.replicas is not None)
-        drafts = [(number, draft) for number, draft in drafts if number not in others]
-        if unknown := {draft.stratum for _, draft in drafts} - self._strata.numbers.keys():
-            self._runner.run(self._strata.learn(self._driver, unknown))
-        rows = finish_rows(drafts, self._strata.numbers)
-        left = [line for number, line in lines if number in others]
-        return _Taken(rows=self._runner.run(self._pack(rows)), n_rows=len(rows), left=left)
-
-    async def _pack(self, rows: Sequence[Row]) -> bytes:
-        pieces = _Pieces()
-        async with self._driver.cursor() as cursor, AsyncCopy(cursor, binary=True, writer=pieces) as copy:
-            copy.set_types([*_TYPES, "int8"])
-            for row in rows:
-                await copy.write_row((*row[: len(COLUMNS)], FIRST_REVISION))
-        return b"".join(pieces.all).removeprefix(_HEADER).removesuffix(_TRAILER)
-
-
-_maker: _Maker
+_maker: Maker
+_vocabulary: Vocabulary
 
 
 def _start(settings: CatalogueSettings, vocabulary: Vocabulary) -> None:
-    global _maker  # one for each process of the pool
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    gc.disable()  # rows hold no cycles, and the collector would look at each of them again and again
-    _maker = _Maker(settings, vocabulary)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, however it went: nobody else would tell it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    global _maker, _vocabulary  # one for each process of the pool
+    prepare_process()
+    _maker, _vocabulary = Maker(settings), vocabulary
 
 
 def _take(block: bytes) -> _Taken:
-    return _maker.take(block)
+    """Return the rows of a block of lines, but for those with replicas."""
+    lines = [(number, line) for number, line in enumerate(block.split(b"\n")) if line.strip()]
+    if any(len(line) > MAX_LINE_BYTES for _, line in lines):
+        return _Taken(is_too_long=True)
+    made, rejections = _maker.make(lines, _vocabulary, None)
+    others = {rejection.line for rejection in rejections}
+    others.update(number for *_, replicas, number in made if replicas is not None)
+    rows = [(*row[: len(COLUMNS)], FIRST_REVISION) for row in made if row[-1] not in others]
+    left = [line for number, line in lines if number in others]
+    return _Taken(rows=_maker.pack(rows, [*_TYPES, "int8"]), n_rows=len(rows), left=left)

@@ -6,21 +6,25 @@ with the first large batch, and end with the process that started them, however 
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import groupby
+from multiprocessing.connection import wait
 from typing import Any
 
 import psycopg
+from psycopg.adapt import Buffer, Dumper
 from psycopg.copy import AsyncCopy, AsyncWriter
+from psycopg.pq import Format
 
 from metadata_db.errors import UnavailableError
 from metadata_db.loading import HEADER, TRAILER
@@ -30,8 +34,6 @@ from metadata_db.strata import Strata
 from metadata_db.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,14 +100,24 @@ class Workshop:
 # --- in a process of its own ------------------------------------------------------------------------------------------
 
 
-class _Buffer(AsyncWriter):
+class _Pieces(AsyncWriter):
     """Keeps what COPY would send."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.all: list[bytes] = []
 
-    async def write(self, data: Any) -> None:
-        self.pieces.append(bytes(data))
+    async def write(self, data: Buffer) -> None:
+        self.all.append(bytes(data))
+
+
+class _JsonText(Dumper):
+    """Sends JSON that is text already; psycopg's own would make a JSON string of it."""
+
+    format = Format.BINARY
+    oid = psycopg.adapters.types["jsonb"].oid
+
+    def dump(self, obj: str) -> bytes:
+        return b"\1" + obj.encode()
 
 
 class Maker:
@@ -140,15 +152,32 @@ class Maker:
         return self._runner.run(self._pack(rows, types))
 
     async def _pack(self, rows: Sequence[Row], types: Sequence[str]) -> bytes:
-        buffer = _Buffer()
-        async with self._driver.cursor() as cursor, AsyncCopy(cursor, binary=True, writer=buffer) as copy:
+        pieces = _Pieces()
+        async with self._driver.cursor() as cursor, AsyncCopy(cursor, binary=True, writer=pieces) as copy:
             copy.set_types(types)
             for row in rows:
                 await copy.write_row(row)
-        return b"".join(buffer.pieces).removeprefix(HEADER).removesuffix(TRAILER)
+        return b"".join(pieces.all).removeprefix(HEADER).removesuffix(TRAILER)
 
     def _connect(self) -> "psycopg.AsyncConnection[Any]":
-        return self._runner.run(psycopg.AsyncConnection.connect(self._settings.libpq_url, autocommit=True))
+        driver = self._runner.run(psycopg.AsyncConnection.connect(self._settings.libpq_url, autocommit=True))
+        driver.adapters.register_dumper(None, _JsonText)
+        return driver
+
+
+def prepare_process() -> None:
+    """Make a process of a pool ours: it ends with its parent, not by Ctrl-C, and seldom looks for garbage."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.set_threshold(500_000)  # rows hold no cycles, and the collector would look at each of them again and again
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however it went: nobody else would tell it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 _maker: Maker
@@ -156,9 +185,7 @@ _maker: Maker
 
 def _start(settings: CatalogueSettings) -> None:
     global _maker  # one for each process of the pool
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
-    gc.disable()  # rows hold no cycles, and the collector would look at each of them again and again
+    prepare_process()
     _maker = Maker(settings)
 
 
