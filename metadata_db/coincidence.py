@@ -17,7 +17,12 @@ MICROSECOND = timedelta(microseconds=1)
 
 DAY = timedelta(days=1)
 
+_IS_LONG = "{t}.time_over - {t}.time_begin > interval '1 day'"
+
+_HAS_TIME = "{t}.time_begin is not null"
+
 _SPAN = "tstzrange({t}.time_begin, {t}.time_over)"
+"""Of a file that has a time: to a range, absent ends are open."""
 
 
 def separated(one: str, ra: str, dec: str, within: str) -> str:
@@ -56,7 +61,7 @@ class NearAlerts:
             self.source = "unnest(%(alert_begins)s::timestamptz[], %(alert_overs)s::timestamptz[])"
             self.columns = "(begins, overs)"
             self.angle = ""
-            self.condition = f"{_SPAN} && %(alert_spans)s::tstzmultirange"
+            self.condition = f"{_HAS_TIME} and {_SPAN} && %(alert_spans)s::tstzmultirange"
             return
         self.values = {
             "alert_begins": [begin for begin, _ in spans],
@@ -73,7 +78,8 @@ class NearAlerts:
         self.columns = "(begins, overs, ra, dec)"
         self.angle = separated("{t}", "alert.ra", "alert.dec", "%(alert_within)s")
         self.condition = (
-            f"{_SPAN} && %(alert_spans)s::tstzmultirange and exists (select from {self.source} as alert {self.columns}"
+            f"{_HAS_TIME} and {_SPAN} && %(alert_spans)s::tstzmultirange"
+            f" and exists (select from {self.source} as alert {self.columns}"
             f" where {{t}}.time_begin < alert.overs and {{t}}.time_over > alert.begins and {self.angle})"
         )
 
@@ -125,41 +131,51 @@ class NearFiles:
             "near_lookback": lookback + margin,
             "near_within": wanted.within_deg,
         }
-        around = self._around(interval, margin)
         own = " and ".join(("o.time_begin is not null", *conditions))
-        spans = (
-            "(select range_agg(tstzrange(o.time_begin - %(near_margin)s, o.time_over + %(near_margin)s))"
-            f" from {source} where {own}{around})"
-        )
-        angle = separated("{t}", "o.ra_deg", "o.dec_deg", "%(near_within)s")
-        exists = (
-            f"exists (select from {source} where {own} and o.id <> {{t}}.id"
-            " and o.time_begin < {t}.time_over + %(near_margin)s and o.time_over > {t}.time_begin - %(near_margin)s"
-            f"{f' and o.dec_deg is not null and {angle}' if wanted.within_deg is not None else ''})"
-        )
-        is_long = "{t}.time_over - {t}.time_begin > interval '1 day'"
+        spans = self._spans(source, own, interval, margin)
+        exists = self._exists(source, own, is_angled=wanted.within_deg is not None)
+        is_long = _IS_LONG.format(t="{t}")
         if is_apart and wanted.within_deg is None:
             # Long files reach out of what is looked at around the interval.
             quick = f"{_SPAN} && {spans}"
-            self.condition = quick if not around else f"case when {is_long} then {exists} else {quick} end"
+            near = quick if interval is None else f"case when {is_long} then {exists} else {quick} end"
         else:
-            self.condition = f"({is_long} or {_SPAN} && {spans}) and {exists}"
+            near = f"({is_long} or {_SPAN} && {spans}) and {exists}"
+        self.condition = f"{_HAS_TIME} and {near}"
 
-    def _around(self, interval: Interval | None, margin: timedelta) -> str:
-        """Return the condition of others that a file of at most a day in the interval can be near."""
-        found = ""
-        if interval is not None and interval.begin is not None:
-            self.values["near_begin"] = _shift(interval.begin, -(DAY + margin))
-            found += " and o.time_over > %(near_begin)s"
-            # So that an index of begins can be used; long others are found by their own.
-            found += (
-                " and (o.time_begin > %(near_begin)s - %(near_lookback)s"
-                " or o.time_over - o.time_begin > interval '1 day')"
-            )
+    def _spans(self, source: str, own: str, interval: Interval | None, margin: timedelta) -> str:
+        """Return the intervals near others: of all of them, or of those near which a file of the interval can be.
+
+        A file of at most a day in the interval ends at most a day after it, and begins at most a day before it.
+        """
+        span = "tstzrange(o.time_begin - %(near_margin)s, o.time_over + %(near_margin)s) as span"
+        until, recent, long = "", "", []
         if interval is not None and interval.end is not None:
             self.values["near_end"] = _shift(interval.end, DAY + margin)
-            found += " and o.time_begin < %(near_end)s"
-        return found
+            until = " and o.time_begin < %(near_end)s"
+        if interval is not None and interval.begin is not None:
+            self.values["near_begin"] = _shift(interval.begin, -(DAY + margin))
+            recent = " and o.time_begin > %(near_begin)s - %(near_lookback)s and o.time_over > %(near_begin)s"
+            earlier = "o.time_begin <= %(near_begin)s - %(near_lookback)s and o.time_over > %(near_begin)s"
+            long = [f"select {span} from {source} where {own}{until} and {_IS_LONG.format(t='o')} and {earlier}"]
+        parts = [f"select {span} from {source} where {own}{until}{recent}", *long]
+        return f"(select range_agg(span) from ({' union all '.join(parts)}) as near)"
+
+    def _exists(self, source: str, own: str, *, is_angled: bool) -> str:
+        """Return the condition that there is another file near: one found by looking back, or a long one."""
+        angle = separated("{t}", "o.ra_deg", "o.dec_deg", "%(near_within)s")
+        near = (
+            f"{own} and o.id <> {{t}}.id and o.time_begin < {{t}}.time_over + %(near_margin)s"
+            f" and o.time_over > {{t}}.time_begin - %(near_margin)s"
+            f"{f' and o.dec_deg is not null and {angle}' if is_angled else ''}"
+        )
+        recent = "o.time_begin > {t}.time_begin - %(near_lookback)s"
+        around = "tstzrange({t}.time_begin - %(near_margin)s, {t}.time_over + %(near_margin)s)"
+        long = f"{_IS_LONG.format(t='o')} and tstzrange(o.time_begin, o.time_over) && {around}"
+        return (
+            f"(exists (select from {source} where {near} and {recent})"
+            f" or exists (select from {source} where {near} and {long}))"
+        )
 
 
 def renamed(text: str, prefix: str) -> str:
