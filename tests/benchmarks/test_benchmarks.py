@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from benchmarks.__main__ import main
 from benchmarks.questions import KINDS
 
-SMALL = ["--staged=3", "--tiny=5", "--files=300", "--samples=0.02", "--repeats=1", "--limit-s=0.2"]
+SMALL = ["--questions=1", "--staged=3", "--tiny=5", "--files=300", "--samples=0.02", "--repeats=1", "--limit-s=0.2"]
 
 
 def run_benchmark(which: str, tmp_path: Path) -> dict[str, Any]:
@@ -78,6 +78,33 @@ def test_search_tells_latencies_of_all_kinds_of_questions_and_rates(tmp_path: Pa
         for connections in (1, 16):
             assert found[f"uncached, {connections} at a time"] > 0
             assert found[f"cached, {connections} at a time"] > 0
+
+
+@pytest.mark.long
+def test_look_ups_tell_latencies_of_all_kinds_and_how_other_ways_compare(tmp_path: Path) -> None:
+    latencies, compared = map(figures, run_benchmark("lookups", tmp_path)["tables"])
+    assert list(latencies) == list(KINDS)
+    for found in latencies.values():
+        assert 0 < found["summary p50"] < found["p50"] <= found["p95"]
+    scans = [f"{kind}: count" for kind in ("facility and month", "season, all facilities", "everything")]
+    assert list(compared) == [*scans, "facility and month: page"]
+    for label in scans:
+        found = compared[label]
+        assert found["ratio"] == pytest.approx(found["other way"] / found["ours"])
+
+
+@pytest.mark.long
+def test_history_tells_the_ratio_of_look_ups_with_three_versions(tmp_path: Path) -> None:
+    (rows,) = map(figures, run_benchmark("history", tmp_path)["tables"])
+    for found in rows.values():
+        assert found["ratio"] == pytest.approx(found["three versions"] / found["one version"])
+
+
+@pytest.mark.long
+def test_a_migration_tells_how_long_a_reader_waited(tmp_path: Path) -> None:
+    (rows,) = map(figures, run_benchmark("migration", tmp_path)["tables"])
+    found = rows["migrate"]
+    assert 0 < found["reader, p50"] <= found["reader, longest"] <= 1e3 * found["time"]
 
 
 @pytest.mark.long
