@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from metadata_db.filters import Filters, Values, Way, in_interval, together
+from metadata_db.filters import NAMED, Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
 from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT, STRATUM_COLUMNS
 
@@ -27,8 +27,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 FIRST_DAY, LAST_DAY = NO_DAY + 2, 2**31 - 1
 """Days before and after all that there are."""
-
-NAMED_COLUMNS = ("facility", "cluster", "detector", "channel", "storage")
 
 SAMPLE_SHARE = 256
 """One file in so many is in the sample."""
@@ -273,7 +271,7 @@ def _field_sums(filters: Filters, field: str, names: Sequence[str]) -> str:
     if field == EVERYTHING:
         # Without conditions nobody need know what the strata are.
         return f"select '', '', {sums} from {'s' if wanted else 't'} where {together(wanted)} having count(*) > 0"
-    column = f"s.{field}_id" if field in NAMED_COLUMNS else f"s.{field}"
+    column = f"s.{field}_id" if field in NAMED else f"s.{field}"
     return (
         f"select '{field}', {column}::text, {sums} from s"
         f" where {together([*wanted, f'{column} is not null'])} group by {column}"
@@ -334,11 +332,9 @@ def whole_life_months() -> dict[str, Any]:
 # --- files, found by one way ------------------------------------------------------------------------------------------
 
 
-def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), has_counted: bool, shape: Shape = STRATA) -> str:
+def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), shape: Shape = STRATA) -> str:
     """Source of the files that lie on a way and match: an index range, and everything else tested file by file."""
     conditions = [*in_interval(filters), *(text.format(t="f") for text in filters.particular.values()), *life]
-    if has_counted:
-        conditions += [text.format(t="f") for text in filters.counted.values()]
     fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
     return _summed_rows(fenced, ["f.facility_id = any(%(facilities)s)", *conditions], shape=shape)
 

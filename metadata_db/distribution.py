@@ -12,11 +12,8 @@ from typing import Protocol
 from metadata_db.counting import Shape, Span, Statement, edges, found_in_sample, since
 from metadata_db.filters import Filters, Values, together
 from metadata_db.planning import Choice, found, month_values, sample, span_values
-from metadata_db.tables import ALL_DAYS, ALL_MONTHS, NO_DAY, NO_MONTH, SKY_ORDER
+from metadata_db.tables import ALL_DAYS, ALL_MONTHS, HPX_ORDER, NO_DAY, NO_MONTH, SKY_ORDER
 from metadata_db.timeline import Binning
-
-HPX_ORDER = 29
-"""HEALPix order of `file.hpx`."""
 
 
 class Distribution(Protocol):

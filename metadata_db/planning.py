@@ -217,7 +217,7 @@ def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STR
     if choice.way is None:
         sources = found_in_time(filters, life=life, shape=shape)
     else:
-        sources = [found_by(choice.way, filters, life=life, has_counted=False, shape=shape)]
+        sources = [found_by(choice.way, filters, life=life, shape=shape)]
     if is_past:
         particular = [text.format(t="f") for text in filters.particular.values()]
         sources.append(went_since(filters, particular, shape=shape))

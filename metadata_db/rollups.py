@@ -8,15 +8,13 @@ files adds what came and subtracts what went.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from metadata_db.tables import ALL_DAYS, ALL_MONTHS, NO_DAY, NO_MONTH, SKY_ORDER, STRATUM_COLUMNS
+from metadata_db.tables import ALL_DAYS, ALL_MONTHS, HPX_ORDER, NO_DAY, NO_MONTH, SKY_ORDER, STRATUM_COLUMNS
 
 Execute: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
 FACETS = tuple(name.removesuffix("_id") for name in STRATUM_COLUMNS)
 """Fields that files can be counted by."""
 
-HPX_ORDER = 29
-"""HEALPix order of `file.hpx`."""
 
 CELL_SHIFT = 2 * (HPX_ORDER - SKY_ORDER)
 """Bits by which a cell of `sky_day` is coarser than `file.hpx`."""

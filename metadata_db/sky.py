@@ -11,9 +11,7 @@ import msgspec
 import numpy as np
 
 from metadata_db.query import Cone
-
-ORDER = 29
-"""Order of the cells that files are catalogued with, the finest that fits 64 bits: 0.4 milliarcseconds."""
+from metadata_db.tables import HPX_ORDER
 
 MAX_RANGES_ORDER = 12
 """Finest order of the cells that a cone is made of, some 50 arcseconds."""
@@ -28,7 +26,7 @@ def find_cells(positions: Sequence[tuple[float, float] | None]) -> list[int | No
     from cdshealpix.nested import lonlat_to_healpix
 
     ra_deg, dec_deg = np.array(known).T
-    cells = lonlat_to_healpix(Longitude(ra_deg, unit="deg"), Latitude(dec_deg, unit="deg"), ORDER, num_threads=1)
+    cells = lonlat_to_healpix(Longitude(ra_deg, unit="deg"), Latitude(dec_deg, unit="deg"), HPX_ORDER, num_threads=1)
     found = iter(cells.tolist())
     return [None if position is None else next(found) for position in positions]
 
@@ -46,7 +44,7 @@ def cone_ranges(cone: Cone) -> list[tuple[int, int]]:
         Longitude(cone.ra_deg, unit="deg"), Latitude(cone.dec_deg, unit="deg"), radius * units.deg, order
     )
     ranges: list[tuple[int, int]] = []
-    shifts = (2 * (ORDER - orders.astype(int))).tolist()
+    shifts = (2 * (HPX_ORDER - orders.astype(int))).tolist()
     for begin, end in sorted((n << s, (n + 1) << s) for n, s in zip(numbers.tolist(), shifts, strict=True)):
         if ranges and ranges[-1][1] >= begin:
             ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))

@@ -402,6 +402,9 @@ NO_DAY, ALL_DAYS = -(2**31), -(2**31) + 1
 ALL_MONTHS, NO_MONTH = -1, -2
 """Months that are none: the whole life of a facility; files without a time."""
 
+HPX_ORDER = 29
+"""HEALPix order of `file.hpx`, the finest that fits 64 bits: 0.4 milliarcseconds."""
+
 SKY_ORDER = 6
 """HEALPix order of the kept sky densities: 49,152 cells of some 0.9 degrees."""
 

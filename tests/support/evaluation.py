@@ -18,7 +18,8 @@ from msgspec import structs
 from metadata_db.canonical import fingerprint, set_checksum
 from metadata_db.query import Alert, AttributeFilter, Coincidence, Cone, EnergyRange, Interval, SearchQuery
 from metadata_db.records import FileRecord, Removal
-from metadata_db.sky import ORDER, find_cells
+from metadata_db.sky import find_cells
+from metadata_db.tables import HPX_ORDER
 
 # --- the catalogue's life -------------------------------------------------------------------------------------------
 
@@ -353,7 +354,7 @@ def evaluate_timeline(
 def evaluate_sky(found: Sequence[Version], order: int) -> tuple[dict[int, int], int]:
     """Return cell → files, and how many files have no position."""
     cells = find_cells([_place(version) for version in found])
-    known = Counter(cell >> 2 * (ORDER - order) for cell in cells if cell is not None)
+    known = Counter(cell >> 2 * (HPX_ORDER - order) for cell in cells if cell is not None)
     return dict(known), cells.count(None)
 
 
