@@ -19,7 +19,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.api.context import Context
-from aggregator.api.schema import GraphQLView, create_schema
+from aggregator.api.endpoint import GraphQLEndpoint
+from aggregator.api.execution import Executor
+from aggregator.api.schema import create_schema
 from aggregator.cache import CacheManager
 from aggregator.controller import AutoPrepareLimits, CoreController
 from aggregator.errors import AggregatorError, http_status
@@ -104,8 +106,9 @@ class Service:
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes of the service."""
-        graphql = GraphQLView(
-            create_schema(), Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger)
+        graphql = GraphQLEndpoint(
+            Executor(create_schema()),
+            Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger),
         )
         ingest = IngestApi(
             ingest=Ingest(self.database, self.vocabulary, self.workshop),
@@ -119,7 +122,7 @@ class Service:
             *landing_routes(controller=self.controller, vocabulary=self.vocabulary, page=WEB / "index.html"),
             Route("/healthz", _healthz),
             Route("/readyz", self.readyz),
-            Route("/graphql", graphql, methods=["GET", "POST"]),
+            Route("/graphql", graphql.answer, methods=["GET", "POST"]),
             *ingest.routes(),
             *download_routes(ledger=self.ledger, buffer=self.buffer),
             Mount("/web", StaticFiles(directory=WEB)),

@@ -6,7 +6,8 @@ import pytest
 from graphql import GraphQLEnumType, GraphQLError, GraphQLInputObjectType, GraphQLObjectType, GraphQLScalarType
 
 import aggregator.api
-from aggregator.api.schema import create_schema, format_error
+from aggregator.api.errors import format_error
+from aggregator.api.schema import create_schema
 from metadata_db.errors import BadInputError, UnavailableError
 
 SNAPSHOT = Path(aggregator.api.__path__[0]) / "schema.graphql"
