@@ -5,10 +5,10 @@ they are needed; when the catalogue has moved on between two of them, the later 
 the first, so that count, facets and pages of one answer always belong together.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from sqlalchemy import select
@@ -23,7 +23,7 @@ from metadata_db.availability import (
     make_availabilities,
 )
 from metadata_db.canonical import canonical_sha256, set_checksum
-from metadata_db.counting import EVERYTHING, Statement
+from metadata_db.counting import EVERYTHING
 from metadata_db.database import Database
 from metadata_db.differences import (
     VERSIONS,
@@ -48,80 +48,19 @@ from metadata_db.distribution import (
     spread_sampled,
 )
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
-from metadata_db.filters import NAMED, Filters, build_filters
+from metadata_db.filters import NAMED, build_filters
+from metadata_db.found import FoundFile, make_found_file
+from metadata_db.lookup import LookUps, View
+from metadata_db.members import Member, read_members
 from metadata_db.moments import Moment, read_moment, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
-from metadata_db.planning import (
-    MAX_LOOKED_AT,
-    RARE,
-    Choice,
-    probe,
-    probe_attributes,
-    probe_rarity,
-    tally_ahead,
-    tally_found,
-    tally_sampled,
-)
-from metadata_db.query import Alert, Coincidence, SearchQuery, check_positions
-from metadata_db.records import Relation
+from metadata_db.planning import MAX_LOOKED_AT, tally_ahead, tally_found, tally_sampled
+from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
 from metadata_db.sky import SkyMap, make_sky_map
 from metadata_db.tables import query
 from metadata_db.timeline import DAYS, MAX_BINS, SECONDS, Binning, Histogram, WantedBins, make_histogram
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
-
-T = TypeVar("T")
-
-MAX_ALERT_LISTS = 20
-"""Lists of alerts that a process remembers."""
-
-MAX_CHOICES = 2_000
-"""Choices of how to find the files of a question that a process remembers."""
-
-MEMBERS = ("id", "facility_id", "storage_id", "path", "size_bytes", "sha256", "md5", "licence")
-"""What an export needs of a file."""
-
-
-class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a page: the catalogue's row with numbers turned into names. See `FileRecord` for the fields."""
-
-    id: int
-    cursor: str
-    facility: str
-    storage: str
-    path: str
-    size_bytes: int
-    sha256: str | None
-    md5: str | None
-    modified_at: datetime | None
-    format: str | None
-    kind: str | None
-    level: str | None
-    cluster: str | None
-    detector: str | None
-    channel: str | None
-    time_begin: datetime | None
-    time_end: datetime | None
-    obs_id: str | None
-    run: int | None
-    ra_deg: float | None
-    dec_deg: float | None
-    position_basis: str | None
-    energy_min_ev: float | None
-    energy_max_ev: float | None
-    energy_basis: str | None
-    object: str | None
-    n_events: int | None
-    is_simulation: bool | None
-    processing: str | None
-    quality: str | None
-    conditions: str | None
-    licence: str | None
-    attributes: dict[str, Any]
-    provenance: dict[str, str]
-    warnings: list[str]
-    description: str | None
-    relations: list[Relation]
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,41 +107,14 @@ class FacetValue(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where the bytes of a file can be had."""
-
-    storage: str
-    kind: str
-    root: str
-    path: str
-    enabled: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
-    """One file of an export: what it is, and where it can be had, the catalogued place first."""
-
-    file_id: int
-    facility: str
-    storage: str
-    path: str
-    size_bytes: int
-    sha256: str | None
-    md5: str | None
-    licence: str | None
-    places: tuple[Place, ...]
-
-
 class Catalogue:
     """Reads the catalogue."""
 
     def __init__(self, database: Database, vocabulary: VocabularyStore) -> None:
         self._database = database
         self.vocabulary = vocabulary
-        self._choices: dict[Any, Choice] = {}
         self._alerts = AlertStore(database)
-        self._alert_lists: dict[str, Sequence[Alert]] = {}
+        self._look_ups = LookUps(database, vocabulary, self._alerts)
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -301,18 +213,20 @@ class Catalogue:
         """Return `first` files of a question behind the cursor `after`, as of `revisions`."""
         behind = None if after is None else decode_cursor(order, after, query_id=asked.query_id)
 
-        async def look_up(view: _View) -> Page:
-            choice = await self._choose(view)
+        async def look_up(view: View) -> Page:
+            choice = await self._look_ups.choose(view)
             way = choice.way if choice.bound <= MAX_LOOKED_AT else None
-            is_rare = way is None and await self._is_rare(view)
+            is_rare = way is None and await self._look_ups.is_rare(view)
             statement = page_statement(
                 view.filters, order, first, behind, way=way, is_rare=is_rare, is_past=view.is_past
             )
-            rows = await self._read(view, statement)
-            found = [_found_file(row, order, asked.query_id, view.vocabulary) for row in rows]
-            return Page(files=found[:first], has_next=len(found) > first)
+            rows = await self._look_ups.read(view, statement)
+            found = [
+                make_found_file(row, _cursor_of(row, order, asked.query_id), view.vocabulary) for row in rows[:first]
+            ]
+            return Page(files=found, has_next=len(rows) > first)
 
-        return await self._as_of(asked, revisions, look_up)
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
     async def facets(
         self,
@@ -343,21 +257,21 @@ class Catalogue:
     ) -> tuple[list[tuple[Any, ...]], bool]:
         """Return rows of field, value, files, bytes and the sums of fingerprints; and whether they are an estimate."""
 
-        async def look_up(view: _View) -> tuple[list[tuple[Any, ...]], bool]:
+        async def look_up(view: View) -> tuple[list[tuple[Any, ...]], bool]:
             if not view.filters.particular:
                 statement = tally_ahead(view.filters, fields, is_past=view.is_past)
-                return _sums(await self._read(view, statement)), False
-            choice = await self._choose(view)
+                return _sums(await self._look_ups.read(view, statement)), False
+            choice = await self._look_ups.choose(view)
             if "object" in fields and choice.way == view.filters.ways.get("object"):
                 # A facet leaves its own choice out, so the way to the chosen objects misses files.
                 choice = replace(choice, way=None, bound=choice.in_time)
             if exact or choice.bound <= MAX_LOOKED_AT:
                 statement = tally_found(view.filters, fields, choice, is_past=view.is_past)
-                return _sums(await self._read(view, statement)), False
+                return _sums(await self._look_ups.read(view, statement)), False
             statement, weight = tally_sampled(view.filters, fields, choice)
-            return _sums(await self._read(view, statement, is_sample=True), weight), True
+            return _sums(await self._look_ups.read(view, statement, is_sample=True), weight), True
 
-        return await self._as_of(asked, revisions, look_up)
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
     # --- distributions -------------------------------------------------------------------------------------------
 
@@ -374,7 +288,7 @@ class Catalogue:
             There would be too many bins.
         """
 
-        async def look_up(view: _View) -> Histogram:
+        async def look_up(view: View) -> Histogram:
             bins = wanted.fixed(asked.time) or await self._fit_bins(view, wanted, exact=exact)
             if asked.time is not None and None not in (asked.time.begin, asked.time.end):
                 wanted.range(bins, asked.time, None, None)
@@ -383,11 +297,11 @@ class Catalogue:
             numbers = wanted.range(bins, asked.time, first, last)
             return make_histogram(bins, numbers, rows, weight=weight or 1, is_estimate=weight is not None)
 
-        return await self._as_of(asked, revisions, look_up)
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
-    async def _fit_bins(self, view: "_View", wanted: WantedBins, *, exact: bool) -> Binning:
+    async def _fit_bins(self, view: View, wanted: WantedBins, *, exact: bool) -> Binning:
         """Return the bins for an interval with an open end, which depend on where the files are."""
-        is_small = (await self._choose(view, looks_at_files=True)).bound <= MAX_LOOKED_AT
+        is_small = (await self._look_ups.choose(view, looks_at_files=True)).bound <= MAX_LOOKED_AT
         coarse = SECONDS if view.filters.particular or is_small else DAYS
         rows, _ = await self._spread(view, TimeDistribution(binning=coarse, limit=1), exact=exact)
         first, last = rows[0][3:] if rows else (None, None)
@@ -402,11 +316,11 @@ class Catalogue:
     async def sky(self, asked: SearchQuery, revisions: Revisions, order: int, *, exact: bool = True) -> SkyMap:
         """Count the files of a question by HEALPix cells of an order, nested, as of `revisions`."""
 
-        async def look_up(view: _View) -> SkyMap:
+        async def look_up(view: View) -> SkyMap:
             rows, weight = await self._spread(view, SkyDistribution(order=order), exact=exact)
             return make_sky_map(order, *rows[0], weight=weight or 1, is_estimate=weight is not None)
 
-        return await self._as_of(asked, revisions, look_up)
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
     async def availability(
         self, asked: SearchQuery, revisions: Revisions, *, exact_up_to: int = MAX_EXACT
@@ -419,28 +333,30 @@ class Catalogue:
             Of more files only days are looked at, unless a filter can only be decided by looking at them.
         """
 
-        async def look_up(view: _View) -> list[Availability]:
-            choice = await self._choose(view, looks_at_files=True)
+        async def look_up(view: View) -> list[Availability]:
+            choice = await self._look_ups.choose(view, looks_at_files=True)
             is_estimate = not view.filters.particular and choice.bound > exact_up_to
             if is_estimate:
                 statement = coverage_by_day(view.filters, is_past=view.is_past)
             else:
                 statement = coverage_by_file(view.filters, choice, is_past=view.is_past)
-            return make_availabilities(await self._read(view, statement), view.vocabulary, is_estimate=is_estimate)
+            return make_availabilities(
+                await self._look_ups.read(view, statement), view.vocabulary, is_estimate=is_estimate
+            )
 
-        return await self._as_of(asked, revisions, look_up)
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
     async def _spread(
-        self, view: "_View", kind: Distribution, *, exact: bool
+        self, view: View, kind: Distribution, *, exact: bool
     ) -> tuple[list[tuple[Any, ...]], float | None]:
         """Return the rows of a distribution; of a sample, also how many files each file stands for."""
         if kind.is_ahead and not view.filters.particular:
-            return await self._read(view, spread_ahead(kind, view.filters, is_past=view.is_past)), None
-        choice = await self._choose(view, looks_at_files=True)
+            return await self._look_ups.read(view, spread_ahead(kind, view.filters, is_past=view.is_past)), None
+        choice = await self._look_ups.choose(view, looks_at_files=True)
         if exact or choice.bound <= MAX_LOOKED_AT:
-            return await self._read(view, spread_found(kind, view.filters, choice, is_past=view.is_past)), None
+            return await self._look_ups.read(view, spread_found(kind, view.filters, choice, is_past=view.is_past)), None
         statement, weight = spread_sampled(kind, view.filters, choice)
-        return await self._read(view, statement, is_sample=True), weight
+        return await self._look_ups.read(view, statement, is_sample=True), weight
 
     # --- differences of answers ----------------------------------------------------------------------------------
 
@@ -486,95 +402,10 @@ class Catalogue:
         numbers = [number for pair in pairs for number in (pair.number, pair.previous) if number is not None]
         rows = await self._database.read(VERSIONS, {"numbers": numbers})
         try:
-            found = [_file_of(row, "", await self.vocabulary.get()) for row in rows]
+            found = [make_found_file(row, "", await self.vocabulary.get()) for row in rows]
         except KeyError:
-            found = [_file_of(row, "", await self.vocabulary.renew()) for row in rows]
+            found = [make_found_file(row, "", await self.vocabulary.renew()) for row in rows]
         return {version.id: version for version in found}
-
-    # --- how a look-up is done -----------------------------------------------------------------------------------
-
-    async def _as_of(self, asked: SearchQuery, revisions: Revisions, look_up: "Callable[[_View], Awaitable[T]]") -> T:
-        """Do a look-up about the present if that is what `revisions` are, as they nearly always are; else of them."""
-        vocabulary, is_past = await self.vocabulary.get(), False
-        alerts = await self._find_alerts(asked)
-        for _ in range(_TRIES):
-            filters = build_filters(
-                asked,
-                vocabulary,
-                facilities=revisions.keys(),
-                indexed=vocabulary.indexed,
-                alerts=alerts,
-                is_past=is_past,
-            )
-            try:
-                return await look_up(_View(asked, revisions, vocabulary, filters, is_past))
-            except _MovedOnError:
-                is_past = True
-            except (_StaleError, KeyError):
-                vocabulary = await self.vocabulary.renew()
-        raise RuntimeError("the vocabulary does not fit the files")
-
-    async def _find_alerts(self, asked: SearchQuery) -> Sequence[Alert]:
-        """Return the alerts of a question's coincidence; lists never change, so they are remembered."""
-        wanted = asked.coincidence
-        if wanted is None or wanted.alert_list is None:
-            return () if wanted is None else wanted.alerts
-        if (known := self._alert_lists.get(wanted.alert_list)) is None:
-            known = await self._alerts.get(wanted.alert_list)
-            if len(self._alert_lists) >= MAX_ALERT_LISTS:
-                self._alert_lists.clear()
-            self._alert_lists[wanted.alert_list] = known
-        return known
-
-    async def _read(self, view: "_View", statement: Statement, *, is_sample: bool = False) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement, if the catalogue is at the moment that the statement was made for."""
-        rows = await self._database.read(_AT_A_MOMENT.format(statement.text), {**statement.values, **view.values})
-        revisions, longest = rows[0][:2]
-        if longest > view.filters.lookback:
-            raise _StaleError
-        # Revisions only grow: an equal sum is an equal state.
-        if not (view.is_past or is_sample) and revisions != view.sum_of_revisions:
-            raise _MovedOnError
-        return [row[3:] for row in rows if row[2]]
-
-    async def _choose(self, view: "_View", *, looks_at_files: bool = False) -> Choice:
-        """Decide how the files of a question are found; what was decided is remembered for a while."""
-        filters = view.filters
-        if not (filters.particular or looks_at_files):
-            return Choice(way=None, bound=0, in_time=0)
-        for way in filters.ways.values():
-            if way.is_few:
-                return Choice(way=way, bound=0, in_time=0)
-        key = (view.asked.query_id, tuple(filters.facilities))
-        if (known := self._choices.get(key)) is not None:
-            return known
-        if len(self._choices) >= MAX_CHOICES:
-            self._choices.clear()
-        self._choices[key] = await self._weigh(view)
-        return self._choices[key]
-
-    async def _is_rare(self, view: "_View") -> bool:
-        """Tell whether so few files match that walking along all of them would take long."""
-        if not view.filters.counted or view.filters.particular or view.is_past:
-            return False
-        statement = probe_rarity(view.filters)
-        ((matching, of),) = await self._database.read(statement.text, statement.values)
-        return bool(matching * RARE < of)
-
-    async def _weigh(self, view: "_View") -> Choice:
-        filters = view.filters
-        statement, names = probe(filters)
-        ((in_time, *counts),) = await self._database.read(statement.text, statement.values)
-        best = Choice(way=None, bound=in_time, in_time=in_time)
-        for name, count in zip(names, counts, strict=True):
-            if count < best.bound:
-                best = Choice(way=filters.ways[name], bound=count, in_time=in_time)
-        if best.bound > MAX_LOOKED_AT and "attributes" in filters.ways:
-            statement, weight = probe_attributes(filters, in_time)
-            ((hits,),) = await self._database.read(statement.text, statement.values)
-            if hits * weight <= MAX_LOOKED_AT / 2:
-                best = Choice(way=filters.ways["attributes"], bound=MAX_LOOKED_AT, in_time=in_time)
-        return best
 
     # --- members of an export ------------------------------------------------------------------------------------
 
@@ -587,30 +418,18 @@ class Catalogue:
         """
         numbers = [number for number in await self._find_numbers(asked, revisions) if number > after_id]
         for at in range(0, len(numbers), batch):
-            yield await self._read_members(numbers[at : at + batch])
+            yield await read_members(self._database, self.vocabulary, numbers[at : at + batch])
 
     async def _find_numbers(self, asked: SearchQuery, revisions: Revisions) -> list[int]:
         """Return the numbers of all files of a question as of `revisions`, in order."""
 
-        async def look_up(view: _View) -> list[int]:
-            choice = await self._choose(view)
+        async def look_up(view: View) -> list[int]:
+            choice = await self._look_ups.choose(view)
             way = choice.way if choice.bound <= MAX_LOOKED_AT else None
             statement = ids_statement(view.filters, way=way, is_past=view.is_past)
-            return [number for (number,) in await self._read(view, statement)]
+            return [number for (number,) in await self._look_ups.read(view, statement)]
 
-        return await self._as_of(asked, revisions, look_up)
-
-    async def _read_members(self, numbers: Sequence[int]) -> list[Member]:
-        vocabulary = await self.vocabulary.get()
-        rows = await self._database.read(_MEMBERS, {"numbers": list(numbers)})
-        if any(row[1] not in vocabulary.facility.names or row[2] not in vocabulary.storages for row in rows):
-            vocabulary = await self.vocabulary.renew()
-        digests = [row[5] for row in rows if row[5] is not None]
-        elsewhere: dict[bytes, list[Place]] = {}
-        if digests:
-            for digest, storage_id, path in await self._database.read(_OTHER_PLACES, {"digests": digests}):
-                elsewhere.setdefault(digest, []).append(_place(vocabulary, storage_id, path))
-        return [_member(row, vocabulary, elsewhere) for row in rows]
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
 
 def _check_names(name: str, asked: SearchQuery, known: Vocabulary) -> None:
@@ -621,73 +440,6 @@ def _check_names(name: str, asked: SearchQuery, known: Vocabulary) -> None:
         if item.name not in declared:
             expected = f"a declared attribute: {', '.join(sorted(declared)[:30]) or 'there are none yet'}"
             raise BadInputError(f"{name}.attributes[{at}].name", item.name, expected)
-
-
-_TRIES = 5
-"""Times that a look-up is begun anew, for the catalogue moved on or the vocabulary did not know a name."""
-
-_AT_A_MOMENT = """
-    select moment.*, found.* from (
-        select coalesce(sum(revision), 0)::int8, coalesce(max(longest), '0') from facility
-        where %(is_everybody)s or id = any(%(touched)s)
-    ) as moment left join lateral (select true as is_found, each.* from ({}) as each) as found on true
-"""
-"""The revisions and the rows in one statement, and so in one snapshot; one row of nulls when there are none."""
-
-_MEMBERS = f"""
-    select {", ".join(MEMBERS)} from file where id = any(%(numbers)s) union all
-    select {", ".join(MEMBERS)} from file_history where id = any(%(numbers)s) order by id
-"""
-
-_OTHER_PLACES = """
-    select sha256, storage_id, path from replica where sha256 = any(%(digests)s) union
-    select sha256, storage_id, path from file where sha256 = any(%(digests)s)
-"""
-"""Further places of equal bytes: declared replicas, and other living files with the same SHA-256."""
-
-
-class _MovedOnError(Exception):
-    """The catalogue is at a later moment than the one that was asked for."""
-
-
-class _StaleError(Exception):
-    """The vocabulary is older than the files."""
-
-
-@dataclass(frozen=True)
-class _View:
-    """A question at a moment, as the statements about it are made."""
-
-    asked: SearchQuery
-    revisions: Revisions
-    vocabulary: Vocabulary
-    filters: Filters
-    is_past: bool
-    """Whether the moment may lie in the past."""
-
-    @property
-    def sum_of_revisions(self) -> int:
-        """Sum of the revisions that a statement about the present must see."""
-        if self.filters.touches_all:
-            return sum(self.revisions.values())
-        return sum(self.revisions[self.vocabulary.facility.names[number]] for number in self.filters.touched)
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """Values of the parameters that tell a statement the moment."""
-        at = {self.vocabulary.facility.ids[name][0]: self.revisions[name] for name in self._names}
-        numbers = self.filters.facilities
-        return {
-            "is_everybody": self.filters.touches_all,
-            "touched": list(self.filters.touched),
-            "at_facilities": list(numbers),
-            "at_revisions": [at[number] for number in numbers],
-            "at": [at.get(number) for number in range(1, max(at, default=0) + 1)],
-        }
-
-    @property
-    def _names(self) -> list[str]:
-        return [name for name in self.revisions if name in self.vocabulary.facility.ids]
 
 
 def _sums(rows: Sequence[tuple[Any, ...]], weight: float = 1) -> list[tuple[Any, ...]]:
@@ -711,54 +463,7 @@ def _facet_values(field: FacetField, rows: Sequence[tuple[Any, ...]], vocabulary
 
 
 _AT = {name: at for at, name in enumerate(PAGE_COLUMNS)}
-_NUMBERED = [(name, _AT[f"{name}_id"]) for name in NAMED]
-_PLAIN = [
-    (name, _AT[name])
-    for name in FoundFile.__struct_fields__
-    if name in _AT and name not in ("sha256", "md5", "relations")
-]
 
 
-def _found_file(row: tuple[Any, ...], order: Order, query_id: str, vocabulary: Vocabulary) -> FoundFile:
-    cursor = encode_cursor(order, row[_AT[order.field.value]], row[_AT["id"]], query_id=query_id)
-    return _file_of(row, cursor, vocabulary)
-
-
-def _file_of(row: tuple[Any, ...], cursor: str, vocabulary: Vocabulary) -> FoundFile:
-    values = {name: row[at] for name, at in _PLAIN}
-    for name, at in _NUMBERED:
-        number = row[at]
-        values[name] = None if number is None else getattr(vocabulary, name).names[number]
-    sha256, md5, relations = row[_AT["sha256"]], row[_AT["md5"]], row[_AT["relations"]]
-    return FoundFile(
-        cursor=cursor,
-        sha256=None if sha256 is None else sha256.hex(),
-        md5=None if md5 is None else md5.hex(),
-        relations=[] if not relations else msgspec.convert(relations, list[Relation]),
-        **values,
-    )
-
-
-def _member(row: tuple[Any, ...], vocabulary: Vocabulary, elsewhere: Mapping[bytes, list[Place]]) -> Member:
-    number, facility_id, storage_id, path, size_bytes, sha256, md5, licence = row
-    home = _place(vocabulary, storage_id, path)
-    others = sorted(
-        (place for place in elsewhere.get(sha256 or b"", ()) if place != home),
-        key=lambda place: (place.storage, place.path),
-    )
-    return Member(
-        file_id=number,
-        facility=vocabulary.facility.names[facility_id],
-        storage=home.storage,
-        path=path,
-        size_bytes=size_bytes,
-        sha256=None if sha256 is None else sha256.hex(),
-        md5=None if md5 is None else md5.hex(),
-        licence=licence,
-        places=(home, *others),
-    )
-
-
-def _place(vocabulary: Vocabulary, storage_id: int, path: str) -> Place:
-    storage = vocabulary.storages[storage_id]
-    return Place(storage=storage.name, kind=storage.kind, root=storage.root, path=path, enabled=storage.enabled)
+def _cursor_of(row: tuple[Any, ...], order: Order, query_id: str) -> str:
+    return encode_cursor(order, row[_AT[order.field.value]], row[_AT["id"]], query_id=query_id)

@@ -13,9 +13,10 @@ from aggregator.controller import Comparison, QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
 from metadata_db.availability import MAX_GAPS, Availability
-from metadata_db.catalogue import Difference, FoundFile
+from metadata_db.catalogue import Difference
 from metadata_db.differences import DifferenceKind, DifferenceSum
 from metadata_db.errors import BadInputError
+from metadata_db.found import FoundFile
 from metadata_db.search import FacetField
 from metadata_db.sky import MAX_MAP_ORDER
 from metadata_db.tables import SKY_ORDER

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from aggregator.errors import StagingError
 from aggregator.staging.buffer import LocalFileBuffer, StoredObject
 from aggregator.staging.mounts import GlobalMountPoint, StorageDownError, reason_of
-from metadata_db.catalogue import Member, Place
+from metadata_db.members import Member, Place
 
 BLOCK_BYTES = 1024**2
 """Read at a time: large enough that hashing, which lets other threads run meanwhile, dominates."""

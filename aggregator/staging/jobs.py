@@ -26,7 +26,8 @@ from aggregator.staging.ledger import Export, ExportLedger, StagedFile
 from aggregator.staging.manifest import Entry, Header, ManifestEncoder
 from aggregator.staging.mounts import GlobalMountPoint, StorageDownError
 from aggregator.staging.queue import HandedBackError
-from metadata_db.catalogue import Catalogue, Member
+from metadata_db.catalogue import Catalogue
+from metadata_db.members import Member
 from metadata_db.query import SearchQuery
 
 logger = logging.getLogger(__name__)

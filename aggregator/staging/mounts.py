@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aggregator.errors import AggregatorError, StagingError
-from metadata_db.catalogue import Place
+from metadata_db.members import Place
 
 LEAVES = "leaves the storage through a symbolic link"
 

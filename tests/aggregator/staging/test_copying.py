@@ -12,7 +12,7 @@ from aggregator.errors import BufferFullError, StagingError
 from aggregator.staging.buffer import LocalFileBuffer
 from aggregator.staging.copying import Copier, CopyStoppedError
 from aggregator.staging.mounts import GlobalMountPoint, StorageDownError
-from metadata_db.catalogue import Member, Place
+from metadata_db.members import Member, Place
 
 LARGE = 96 * 1024**2
 

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.errors import StagingError
 from aggregator.staging.mounts import LEAVES, GlobalMountPoint, StorageDownError, _open_without_links, open_below
-from metadata_db.catalogue import Place
+from metadata_db.members import Place
 from tests.support.privileges import bound_by_modes
 
 
