@@ -68,6 +68,16 @@ def filter_options(function: F) -> F:
     return function
 
 
+def as_of_option(function: F) -> F:
+    """Add the option that asks for an answer as of an earlier moment; it comes as GraphQL's `AsOf`, or None."""
+    return click.option(
+        "--as-of",
+        callback=lambda _context, _option, value: None if value is None else _read_moment(value),
+        metavar="REVISION|TIME",
+        help="The answer as of an earlier revision of the catalogue, or time: 812, or 2026-05-01.",
+    )(function)
+
+
 def take_filter(options: dict[str, Any], *, upload: Callable[[Path], str]) -> dict[str, Any]:
     """Take the filters out of a command's arguments, and return them as GraphQL's `SearchFilter`.
 
@@ -105,6 +115,11 @@ def take_filter(options: dict[str, Any], *, upload: Callable[[Path], str]) -> di
 
 def _camel(name: str) -> str:
     return {"obs_id": "obsId"}.get(name, name)
+
+
+def _read_moment(text: str) -> dict[str, str]:
+    is_number = text.isascii() and text.isdigit()
+    return {"revision" if is_number else "moment": text}
 
 
 def _read_run(text: str) -> dict[str, str]:

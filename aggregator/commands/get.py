@@ -8,8 +8,8 @@ import click
 from aggregator.commands.bundle import Bundle, fetch_bundle, verify_bundle, wait_for_export
 from aggregator.commands.console import examples, format_bytes, format_count, print_some, showing_progress
 from aggregator.commands.failures import EXIT_GAPS, Failure
-from aggregator.commands.filters import filter_options, take_filter
-from aggregator.commands.remote import Answer, Remote, url_option
+from aggregator.commands.filters import as_of_option, filter_options, take_filter
+from aggregator.commands.remote import Answer, AsOf, Remote, url_option
 from aggregator.commands.search import print_summary
 
 SHOWN = 20
@@ -26,8 +26,9 @@ SHOWN = 20
     show_default=True,
     help="Folder for the archive.",
 )
+@as_of_option
 @url_option
-def command(query_id: str | None, output: Path, url: str, **options: Any) -> None:
+def command(query_id: str | None, output: Path, as_of: dict[str, str] | None, url: str, **options: Any) -> None:
     """Ask, wait, download and verify.
 
     The files come as one ZIP, <query id>.zip, with a manifest that names every file and its checksums, and every file
@@ -36,8 +37,8 @@ def command(query_id: str | None, output: Path, url: str, **options: Any) -> Non
     Exit code 0: everything is there and right; 3: some files could not be had, the others are right; 1: failure.
     """
     with Remote(url) as remote:
-        answer = _ask(remote, query_id, take_filter(options, upload=remote.put_alerts))
-        bundle = get_bundle(remote, answer, output)
+        answer = _ask(remote, query_id, take_filter(options, upload=remote.put_alerts), as_of)
+        bundle = get_bundle(remote, answer, output, as_of=as_of)
     print_bundle(bundle)
     if not bundle.verification.is_good:
         raise Failure(f"{bundle.path} is not what its manifest says: remove it, and get it again")
@@ -45,7 +46,7 @@ def command(query_id: str | None, output: Path, url: str, **options: Any) -> Non
         raise SystemExit(EXIT_GAPS)
 
 
-def get_bundle(remote: Remote, answer: Answer, folder: Path) -> Bundle:
+def get_bundle(remote: Remote, answer: Answer, folder: Path, *, as_of: AsOf = None) -> Bundle:
     """Let the export of an answer be prepared, download it, and check it.
 
     Raises
@@ -53,7 +54,7 @@ def get_bundle(remote: Remote, answer: Answer, folder: Path) -> Bundle:
     Failure
         It cannot be had.
     """
-    export = remote.prepare(answer.query_id)
+    export = remote.prepare(answer.query_id, as_of=as_of)
     with showing_progress("prepare", in_bytes=True) as progress:
         export = wait_for_export(remote, export, on_progress=progress)
     with showing_progress("download", in_bytes=True) as progress:
@@ -71,10 +72,10 @@ def print_bundle(bundle: Bundle) -> None:
     print_some([f"wrong: {problem}" for problem in found.problems], len(found.problems), limit=SHOWN)
 
 
-def _ask(remote: Remote, query_id: str | None, filter_: dict[str, Any]) -> Answer:
+def _ask(remote: Remote, query_id: str | None, filter_: dict[str, Any], as_of: AsOf) -> Answer:
     if (query_id is None) != bool(filter_):
         raise click.UsageError("give filters, or the id of a question with --query")
-    answer = remote.search(filter_) if query_id is None else remote.reopen(query_id)
+    answer = remote.search(filter_, as_of=as_of) if query_id is None else remote.reopen(query_id, as_of=as_of)
     print_summary(answer)
     if answer.total_count.value == 0:
         raise Failure("no file matches this question")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import click
 import httpx
@@ -31,7 +31,7 @@ fragment ExportFields on Export {
 
 _ANSWER_FIELDS = """
 fragment AnswerFields on SearchResult {
-  queryId canonical cached checksum totalCount { value isEstimate } totalBytes
+  queryId revision canonical cached checksum totalCount { value isEstimate } totalBytes
   files(first: $first, after: $after) {
     nodes { facility storage path sizeBytes kind level timeBegin timeEnd obsId run object }
     pageInfo { hasNextPage endCursor }
@@ -40,15 +40,17 @@ fragment AnswerFields on SearchResult {
   export { ...ExportFields }
 }"""
 
-_SEARCH = f"""query Search($filter: SearchFilter!, $first: Int!, $after: String) {{
-  search(filter: $filter, prepare: NEVER) {{ ...AnswerFields }}
+_SEARCH = f"""query Search($filter: SearchFilter!, $first: Int!, $after: String, $asOf: AsOf) {{
+  search(filter: $filter, prepare: NEVER, asOf: $asOf) {{ ...AnswerFields }}
 }}{_ANSWER_FIELDS}{_EXPORT_FIELDS}"""
 
-_QUERY = f"""query Reopen($id: ID!, $first: Int!, $after: String) {{
-  query(id: $id) {{ ...AnswerFields }}
+_QUERY = f"""query Reopen($id: ID!, $first: Int!, $after: String, $asOf: AsOf) {{
+  query(id: $id, asOf: $asOf) {{ ...AnswerFields }}
 }}{_ANSWER_FIELDS}{_EXPORT_FIELDS}"""
 
-_PREPARE = f"mutation Prepare($id: ID!) {{ prepare(queryId: $id) {{ ...ExportFields }} }}{_EXPORT_FIELDS}"
+_PREPARE = f"""mutation Prepare($id: ID!, $asOf: AsOf) {{
+  prepare(queryId: $id, asOf: $asOf) {{ ...ExportFields }}
+}}{_EXPORT_FIELDS}"""
 _CANCEL = f"mutation Cancel($id: ID!) {{ cancel(exportId: $id) {{ ...ExportFields }} }}{_EXPORT_FIELDS}"
 _EXPORT = f"query FindExport($id: ID!) {{ export(id: $id) {{ ...ExportFields }} }}{_EXPORT_FIELDS}"
 
@@ -56,6 +58,9 @@ _BAD_INPUT_CODES = frozenset({"BAD_INPUT", "BAD_CURSOR", "GRAPHQL_INVALID"})
 
 
 T = TypeVar("T")
+
+AsOf: TypeAlias = Mapping[str, Any] | None
+"""An earlier moment, as the service wants it: its revision or its time; None is now."""
 
 
 class _Reply(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -141,6 +146,8 @@ class Answer(_Reply, frozen=True, kw_only=True):
     """The quick response."""
 
     query_id: str
+    revision: int
+    """What to ask `as_of` to get the same answer for ever."""
     canonical: dict[str, Any]
     cached: bool
     checksum: str
@@ -201,21 +208,23 @@ class Remote:
     ) -> None:
         self.http.close()
 
-    def search(self, filter_: Mapping[str, Any], *, first: int = 1, after: str | None = None) -> Answer:
+    def search(
+        self, filter_: Mapping[str, Any], *, first: int = 1, after: str | None = None, as_of: AsOf = None
+    ) -> Answer:
         """Ask a question, without preparing an export."""
-        variables = {"filter": dict(filter_), "first": first, "after": after}
+        variables = {"filter": dict(filter_), "first": first, "after": after, "asOf": as_of}
         return self._convert(self._ask(_SEARCH, variables)["search"], Answer)
 
-    def reopen(self, query_id: str, *, first: int = 1, after: str | None = None) -> Answer:
+    def reopen(self, query_id: str, *, first: int = 1, after: str | None = None, as_of: AsOf = None) -> Answer:
         """Ask a question again by its id."""
-        found = self._ask(_QUERY, {"id": query_id, "first": first, "after": after})["query"]
+        found = self._ask(_QUERY, {"id": query_id, "first": first, "after": after, "asOf": as_of})["query"]
         if found is None:
             raise Failure(f"{self.url} knows no question {query_id!r}")
         return self._convert(found, Answer)
 
-    def prepare(self, query_id: str) -> ExportStatus:
+    def prepare(self, query_id: str, *, as_of: AsOf = None) -> ExportStatus:
         """Start the full response of a question, or find the one there is."""
-        return self._convert(self._ask(_PREPARE, {"id": query_id})["prepare"], ExportStatus)
+        return self._convert(self._ask(_PREPARE, {"id": query_id, "asOf": as_of})["prepare"], ExportStatus)
 
     def get_export(self, export_id: str) -> ExportStatus:
         """Return an export as it is at this moment."""

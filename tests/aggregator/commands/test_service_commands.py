@@ -101,7 +101,20 @@ def test_search_shows_count_bytes_id_and_files(service: Service, aurora: Path, c
     following = catchment(
         "search", "--facility", "aurora", "--first", "1", "--after", cursor, "--url", service.url
     ).stdout
-    assert following.splitlines()[4:] != page.splitlines()[4:]
+    assert following.splitlines()[5:] != page.splitlines()[5:]
+
+
+def test_search_answers_as_of_an_earlier_moment(service: Service, aurora: Path, catchment: Catchment) -> None:
+    here = ("search", "--facility", "aurora", "--url", service.url)
+    said = catchment(*here).stdout
+    revision = said.partition("revision ")[2].split()[0]
+    assert catchment(*here, "--as-of", revision).stdout == said
+    assert catchment(*here, "--as-of", "0").stdout.startswith("0 files, ")
+    assert catchment(*here, "--as-of", "2001-01-01").stdout.startswith("0 files, ")
+    assert "asOf.moment" in catchment(*here, "--as-of", "2999-01-01", exit_code=2).stderr
+    assert "asOf.revision" in catchment(*here, "--as-of", "999999", exit_code=2).stderr
+    get = ("get", *here[1:], "--output", aurora.parent, "--as-of", "0")
+    assert "no file matches" in catchment(*get, exit_code=1).stderr
 
 
 def test_search_sends_a_list_of_alerts_and_asks_by_its_id(
