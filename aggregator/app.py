@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aggregator.api.context import Context
+from aggregator.api.documents import PersistedDocuments
 from aggregator.api.endpoint import GraphQLEndpoint
 from aggregator.api.execution import Executor
 from aggregator.api.schema import create_schema
@@ -109,6 +110,8 @@ class Service:
         graphql = GraphQLEndpoint(
             Executor(create_schema()),
             Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger),
+            PersistedDocuments(self.cache),
+            request_timeout_s=self.settings.request_timeout_s,
         )
         ingest = IngestApi(
             ingest=Ingest(self.database, self.vocabulary, self.workshop),
@@ -122,7 +125,8 @@ class Service:
             *landing_routes(controller=self.controller, vocabulary=self.vocabulary, page=WEB / "index.html"),
             Route("/healthz", _healthz),
             Route("/readyz", self.readyz),
-            Route("/graphql", graphql.answer, methods=["GET", "POST"]),
+            Route("/graphql", graphql),
+            Route("/graphql/{document}", graphql),
             *ingest.routes(),
             *download_routes(ledger=self.ledger, buffer=self.buffer),
             Mount("/web", StaticFiles(directory=WEB)),

@@ -9,6 +9,7 @@ key                            what
 ``query:<id>``                 hash, one field per filter that was set, and the SHA-256 of the canonical form
 ``answer:<id>:<revs>``         hash, one field per part of the answer (summary, page, time line …), as JSON
 ``progress:<export id>``       hash: files and bytes done, files failed
+``document:<sha256>``          text of a GraphQL document
 =============================  =================================================================================
 """
 
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 PROGRESS_TTL_S = 3600
 """Progress is written every second while a worker lives; an hour after the last write it tells nothing."""
+
+DOCUMENT_TTL_S = 3600
+"""How long a document is kept that nobody asked for by its digest: anybody may send any number of documents."""
 
 REDIS_TIMEOUT_S = 1.0
 """A cache that takes longer than this is slower than the database it spares."""
@@ -101,6 +105,21 @@ class CacheManager:
     async def put_progress(self, export_id: str, progress: Progress) -> None:
         """Say how far an export is."""
         await self._write_hash(f"progress:{export_id}", asdict(progress), PROGRESS_TTL_S)
+
+    # --- documents -----------------------------------------------------------------------------------------------
+
+    async def find_document(self, sha256: str) -> str | None:
+        """Return a GraphQL document by its digest, and keep it for the active period; None when it is not there."""
+        key = f"document:{sha256}"
+        found: bytes | None = await self._try(
+            "getex", lambda: self._redis.getex(key, ex=self._answer_ttl_s), default=None
+        )
+        return None if found is None else found.decode(errors="replace")
+
+    async def put_document(self, sha256: str, text: str) -> None:
+        """Keep a GraphQL document."""
+        ttl_s = min(DOCUMENT_TTL_S, self._answer_ttl_s)
+        await self._try("set", lambda: self._redis.set(f"document:{sha256}", text, ex=ttl_s), default=None)
 
     async def _write_hash(self, key: str, fields: Mapping[str, object], ttl_s: int) -> None:
         async def write() -> None:

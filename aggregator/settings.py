@@ -87,6 +87,7 @@ class Settings:
     port: int = _setting(_port, "port to listen on; 0 takes a free one", default=8000)
     pool_size: int = _setting(_count, "database connections kept open by one process", default=8)
     statement_timeout_s: float = _setting(_positive, "longest time of one search statement", default=30.0)
+    request_timeout_s: float = _setting(_positive, "longest time of one GraphQL request", default=30.0)
     ingest_processes: int = _setting(
         _number, "processes that read the lines of large batches; 0 reads them in the web process", default=2
     )
