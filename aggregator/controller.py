@@ -167,6 +167,14 @@ class Comparison:
         return f"since:{self.since.key}"
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A look-up under way, and how many wait for it."""
+
+    task: asyncio.Task[Any]
+    waiting: int = 0
+
+
 @dataclass(kw_only=True)
 class CoreController:
     """Answers questions; holds no state that is not rebuilt by asking."""
@@ -178,7 +186,7 @@ class CoreController:
     _present: Moment = field(default_factory=lambda: Moment(revisions={}, changes={}))
     _present_read_at: float = -REVISIONS_S
     _noted: dict[str, int] = field(default_factory=dict)
-    _flights: dict[Hashable, asyncio.Task[Any]] = field(default_factory=dict)
+    _flights: dict[Hashable, "_Flight"] = field(default_factory=dict)
 
     async def search(self, asked: SearchQuery, *, prepare: Prepare, as_of: AsOf = None) -> QuickResponse:
         """Answer a question, as of now or of an earlier moment.
@@ -261,12 +269,24 @@ class CoreController:
         return await self._single_flight((answer.key, tuple(parts.values())), fly)
 
     async def _single_flight(self, key: Hashable, fly: Callable[[], Awaitable[T]]) -> T:
-        """Run `fly` once for all callers with this key; a caller that goes away does not end it for the others."""
+        """Run `fly` once for all callers with this key; it is given up only when all of them went away."""
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = asyncio.ensure_future(fly())
-            flight.add_done_callback(lambda _done: self._flights.pop(key, None))
-        return await asyncio.shield(flight)
+            flight = self._flights[key] = _Flight(asyncio.ensure_future(fly()))
+            flight.task.add_done_callback(lambda _done: self._end_flight(key, flight))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                flight.task.cancel()
+                self._end_flight(key, flight)
+
+    def _end_flight(self, key: Hashable, flight: _Flight) -> None:
+        """Let the next caller begin anew."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     # --- step 4: quick response, more of it on demand ------------------------------------------------------------
 

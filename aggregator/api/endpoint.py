@@ -56,13 +56,12 @@ class GraphQLEndpoint:
         documents: PersistedDocuments,
         *,
         request_timeout_s: float,
-        body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
         self._executor = executor
         self._context = context
         self._documents = documents
         self._request_timeout_s = request_timeout_s
-        self._body_timeout_s = body_timeout_s
+        self._body_timeout_s = min(BODY_TIMEOUT_S, request_timeout_s)
         self._ending: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -120,6 +120,33 @@ async def test_a_caller_that_goes_away_does_not_end_the_look_up_for_the_others(
 
 
 @pytest.mark.usefixtures("filled")
+async def test_a_look_up_that_nobody_waits_for_any_more_is_given_up(
+    controller: CoreController, catalogue: CountingCatalogue
+) -> None:
+    under_way, given_up = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        under_way.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    catalogue.before_summary = wait
+    callers = [asyncio.create_task(controller.search(AURORA, prepare=Prepare.NEVER)) for _ in range(2)]
+    await under_way.wait()
+    await asyncio.sleep(0.05)
+    callers[0].cancel()
+    await asyncio.sleep(0.05)
+    assert not given_up.is_set()
+    callers[1].cancel()
+    catalogue.before_summary = None
+    assert (await controller.search(AURORA, prepare=Prepare.NEVER)).summary.count == 5
+    await given_up.wait()
+    assert catalogue.summaries == 2
+
+
+@pytest.mark.usefixtures("filled")
 async def test_a_failed_look_up_is_not_kept(controller: CoreController, catalogue: CountingCatalogue) -> None:
     async def fail() -> None:
         raise OSError("the network is down")
