@@ -108,7 +108,7 @@ class Service:
     def routes(self) -> list[BaseRoute]:
         """Return all routes of the service."""
         graphql = GraphQLEndpoint(
-            Executor(create_schema()),
+            Executor(create_schema(), suggests=self.settings.graphql_suggestions),
             Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger),
             PersistedDocuments(self.cache),
             request_timeout_s=self.settings.request_timeout_s,

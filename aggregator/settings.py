@@ -46,6 +46,14 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _switch(text: str) -> bool:
+    # "true" and "false" are how one process of ours hands its settings to another.
+    known = {"yes": True, "true": True, "no": False, "false": False}
+    if text.strip().lower() not in known:
+        raise ValueError("yes or no")
+    return known[text.strip().lower()]
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -97,6 +105,9 @@ class Settings:
     )
     auto_prepare_bytes: int = _setting(
         _count, "a search prepares its export by itself up to this many bytes", default=100_000_000_000
+    )
+    graphql_suggestions: bool = _setting(
+        _switch, "whether errors about unknown names in GraphQL tell similar ones: yes or no", default=False
     )
     worker_copies: int = _setting(_count, "files one worker copies at a time", default=4)
     worker_heartbeat_s: float = _setting(

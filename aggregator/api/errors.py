@@ -2,11 +2,13 @@
 
 import logging
 import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graphql import GraphQLError
 
-from aggregator.errors import PUBLIC_ERRORS
+from aggregator.errors import PUBLIC_ERRORS, AggregatorError
 from metadata_db.errors import BadInputError
 
 logger = logging.getLogger(__name__)
@@ -17,6 +19,74 @@ MAX_MESSAGE = 1000
 MAX_ERRORS = 20
 """Most errors of one answer."""
 
+MASKED = "INTERNAL"
+"""Code of what is wrong on our side: its text is for the log alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a code means, and the HTTP status of an answer that consists of such an error, where there is one."""
+
+    meaning: str
+    status: int | None
+
+
+CODES: Mapping[str, Code] = {
+    "BAD_INPUT": Code("a value cannot be understood: `field`, `value` and `expected` say which and why", 422),
+    "BAD_CURSOR": Code("a cursor that is not of this question and order; begin again with the first page", 422),
+    "GRAPHQL_INVALID": Code("the document is no GraphQL, does not fit the schema, or its variables do not", None),
+    "LIMIT_EXCEEDED": Code("the request is too large: `limit`, `value` and `allowed` say in what", None),
+    "NOT_FOUND": Code("there is no such question, export, facility …", 404),
+    "PERMISSION_DENIED": Code("the token is missing, unknown, or does not allow this", 403),
+    "QUERY_ID_COLLISION": Code("another question has the same id; this one cannot be answered", 409),
+    "UNAVAILABLE": Code("the database does not answer or gave up; try again in a moment", 503),
+    "BUFFER_FULL": Code("no room for the files of an export; try again when others have expired", 507),
+    MASKED: Code("something went wrong here; the operators find it in their log by `reference`", 500),
+}
+"""Every `extensions.code`; the table in `docs/graphql.md` is compared with it by a test."""
+
+
+class LimitExceededError(AggregatorError):
+    """A request holds more of something than is allowed.
+
+    Parameters
+    ----------
+    limit
+        Name of the limit, as `aggregator.api.limits.Limits` has it, in camel case.
+    value
+        How much there is; None when that was not counted to its end.
+    allowed
+        The most there may be.
+    """
+
+    code = "LIMIT_EXCEEDED"
+
+    def __init__(self, limit: str, value: int | None, allowed: int) -> None:
+        self.limit = limit
+        self.value = value
+        self.allowed = allowed
+        counted = f"more than {allowed}" if value is None else str(min(value, 10**18))
+        super().__init__(f"{limit}: got {counted}, expected at most {allowed}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The limit, how much there is, and what is allowed."""
+        # Fragments multiply to numbers that JSON readers cannot hold.
+        return {"limit": self.limit, "value": min(self.value or self.allowed + 1, 2**53 - 1), "allowed": self.allowed}
+
+
+def as_graphql(error: LimitExceededError) -> GraphQLError:
+    """Return an error of ours as one of GraphQL's, of the whole request."""
+    return GraphQLError(str(error), original_error=error)
+
+
+def format_errors(errors: Sequence[GraphQLError]) -> list[dict[str, Any]]:
+    """Return errors as users see them: at most `MAX_ERRORS`, of which the last one tells of those left out."""
+    if len(errors) <= MAX_ERRORS:
+        return [format_error(error) for error in errors]
+    left_out = as_graphql(LimitExceededError("errors", len(errors), MAX_ERRORS))
+    return [format_error(error) for error in (*errors[: MAX_ERRORS - 1], left_out)]
+
 
 def format_error(error: GraphQLError) -> dict[str, Any]:
     """Return an error as users see it: ours with code and facts, GraphQL's own as it is, all others masked."""
@@ -25,16 +95,20 @@ def format_error(error: GraphQLError) -> dict[str, Any]:
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
-    if isinstance(cause, PUBLIC_ERRORS):
+    if isinstance(cause, PUBLIC_ERRORS) and cause.code in CODES and cause.code != MASKED:
         formatted["message"] = str(cause)
-        formatted["extensions"] = {"code": cause.code}
-        if isinstance(cause, BadInputError):
-            formatted["extensions"] |= {"field": cause.field, "value": cause.value, "expected": cause.expected}
+        formatted["extensions"] = {"code": cause.code, **_facts(cause)}
     elif cause is None or (isinstance(cause, GraphQLError | ValueError) and error.path is None):
         formatted["extensions"] = {"code": "GRAPHQL_INVALID"}
     else:
         reference = secrets.token_hex(4)
         logger.error("a resolver failed", exc_info=cause, extra={"action": "graphql", "reference": reference})
         formatted["message"] = f"something went wrong here; the operators find it in their log as {reference}"
-        formatted["extensions"] = {"code": "INTERNAL", "reference": reference}
+        formatted["extensions"] = {"code": MASKED, "reference": reference}
     return formatted
+
+
+def _facts(error: Exception) -> dict[str, Any]:
+    if isinstance(error, BadInputError):
+        return {"field": error.field, "value": error.value, "expected": error.expected}
+    return error.facts if isinstance(error, LimitExceededError) else {}

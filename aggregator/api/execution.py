@@ -7,7 +7,7 @@ get an `Execution`, of which they know how to tell it to their clients.
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -21,15 +21,13 @@ from graphql import (
     OperationType,
     execute,
     get_operation_ast,
-    parse,
     validate,
 )
 
 from aggregator.api.context import Context, Footprint
-from aggregator.api.errors import MAX_ERRORS, format_error
-
-MAX_TOKENS = 2000
-"""Longest document, in tokens; the longest of the web page has some 300."""
+from aggregator.api.cost import OperationCost, find_costs
+from aggregator.api.errors import MAX_ERRORS, LimitExceededError, as_graphql, format_errors
+from aggregator.api.limits import Limits, find_excesses, find_over, find_variable_excesses, parse_within
 
 MAX_DOCUMENTS = 500
 """Documents kept parsed and validated."""
@@ -54,6 +52,8 @@ class Document:
     """None when it could not be parsed."""
     errors: tuple[GraphQLError, ...]
     """What is wrong with it; it is executed only when this is empty."""
+    costs: Mapping[int, OperationCost] = field(default_factory=dict)
+    """How to reckon what each operation costs, by `id` of its node."""
 
     def find_operation(self, name: str | None) -> OperationDefinitionNode | None:
         """Return the operation of a name, or the only one; None when there is no such."""
@@ -74,11 +74,19 @@ class Execution:
 
 
 class Executor:
-    """Carries out operations on one schema."""
+    """Carries out operations on one schema, within limits.
 
-    def __init__(self, schema: strawberry.Schema) -> None:
+    Parameters
+    ----------
+    suggests
+        Whether errors about unknown names tell similar ones that there are.
+    """
+
+    def __init__(self, schema: strawberry.Schema, *, limits: Limits | None = None, suggests: bool = False) -> None:
         # Strawberry keeps the schema of graphql-core under this name, and passes it on nowhere else.
         self.schema: GraphQLSchema = schema._schema
+        self.limits = Limits() if limits is None else limits
+        self._hides_suggestions = not suggests
         self._documents: OrderedDict[str, Document] = OrderedDict()
 
     def check(self, text: str) -> Document:
@@ -95,11 +103,41 @@ class Executor:
 
     def _check(self, text: str) -> Document:
         try:
-            node = parse(text, max_tokens=MAX_TOKENS)
+            node = parse_within(text, self.limits)
+        except LimitExceededError as error:
+            return Document(text=text, node=None, errors=(as_graphql(error),))
         except GraphQLError as error:
             return Document(text=text, node=None, errors=(error,))
-        errors = validate(self.schema, node, max_errors=MAX_ERRORS)
-        return Document(text=text, node=node, errors=tuple(errors))
+        # Before the validation, some rules of which compare every field with every other.
+        if excesses := find_excesses(node, self.limits):
+            return Document(text=text, node=node, errors=tuple(as_graphql(excess) for excess in excesses))
+        if errors := self._validate(node):
+            return Document(text=text, node=node, errors=tuple(errors))
+        return Document(text=text, node=node, errors=(), costs=find_costs(self.schema, node))
+
+    def _validate(self, node: DocumentNode) -> list[GraphQLError]:
+        # The last error then says that there are more.
+        most = MAX_ERRORS - 1
+        return validate(self.schema, node, max_errors=most, hide_suggestions=self._hides_suggestions)
+
+    def find_refusals(self, operation: Operation) -> tuple[GraphQLError, ...]:
+        """Return why an operation is not to be executed: its document, its name, its size or what it costs."""
+        document = self.check(operation.document)
+        if document.errors:
+            return document.errors
+        node = document.find_operation(operation.name)
+        if node is None:
+            return (GraphQLError(_no_operation(operation)),)
+        variables = operation.variables or {}
+        # What the variables are is known only if they are not too many.
+        excesses = find_variable_excesses(variables, self.limits) or self._find_costly(
+            document.costs[id(node)], variables
+        )
+        return tuple(as_graphql(excess) for excess in excesses)
+
+    def _find_costly(self, cost: OperationCost, variables: Mapping[str, Any]) -> list[LimitExceededError]:
+        found = {"lookups": cost.lookups, "cost": cost.of(variables)}
+        return find_over(found, self.limits)
 
     def kind_of(self, operation: Operation) -> OperationType | None:
         """Tell whether it is a query, a mutation or a subscription; None when the document has no such operation."""
@@ -112,16 +150,17 @@ class Executor:
         `context` is that of this one operation: what the answer depends on is gathered in its footprint.
         """
         document = self.check(operation.document)
-        if document.errors or document.node is None:
-            return _refusal(document.errors, context)
-        if document.find_operation(operation.name) is None:
-            return _refusal((GraphQLError(_no_operation(operation)),), context)
+        refusals = self.find_refusals(operation)
+        if refusals or document.node is None:
+            return _refusal(refusals, context)
         found = execute(
             self.schema,
             document.node,
             context_value=context,
             variable_values=dict(operation.variables or {}),
             operation_name=operation.name,
+            max_coercion_errors=MAX_ERRORS - 1,
+            hide_suggestions=self._hides_suggestions,
         )
         result = found if isinstance(found, ExecutionResult) else await found
         if result.data is None and result.errors and all(error.path is None for error in result.errors):
@@ -136,14 +175,14 @@ def _no_operation(operation: Operation) -> str:
 
 
 def _refusal(errors: Any, context: Context) -> Execution:
-    body = {"errors": [format_error(error) for error in errors[:MAX_ERRORS]]}
+    body = {"errors": format_errors(errors)}
     return Execution(body=orjson.dumps(body), is_refused=True, has_errors=True, footprint=context.footprint)
 
 
 def _executed(result: ExecutionResult, context: Context) -> Execution:
     body: dict[str, Any] = {"data": result.data}
     if result.errors:
-        body["errors"] = [format_error(error) for error in result.errors[:MAX_ERRORS]]
+        body["errors"] = format_errors(result.errors)
     return Execution(
         body=orjson.dumps(body), is_refused=False, has_errors=bool(result.errors), footprint=context.footprint
     )

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from graphql import GraphQLSchema, OperationDefinitionNode, OperationType, build_schema, parse, validate
 
+from aggregator.api.execution import Executor, Operation
+from aggregator.api.schema import create_schema
+
 ROOT = Path(__file__).resolve().parents[2]
 WEB = ROOT / "web"
 MODULES = sorted(WEB.glob("*.js"))
@@ -60,6 +63,12 @@ class _Page(HTMLParser):
 @pytest.mark.parametrize("name", sorted(_operations()))
 def test_an_operation_of_the_page_is_valid_against_the_schema(name: str, schema: GraphQLSchema) -> None:
     assert validate(schema, parse(_operations()[name])) == []
+
+
+@pytest.mark.parametrize("name", sorted(_operations()))
+def test_an_operation_of_the_page_is_within_the_limits_of_the_service(name: str) -> None:
+    operation = Operation(document=_operations()[name], variables={"first": 1000, "by": ["FACILITY"] * 20})
+    assert Executor(create_schema()).find_refusals(operation) == ()
 
 
 def test_every_graphql_text_of_the_page_is_found_by_these_tests() -> None:
