@@ -22,8 +22,7 @@ from metadata_db.availability import (
     coverage_by_file,
     make_availabilities,
 )
-from metadata_db.canonical import canonical_sha256, set_checksum
-from metadata_db.counting import EVERYTHING
+from metadata_db.canonical import canonical_sha256
 from metadata_db.database import Database
 from metadata_db.differences import (
     VERSIONS,
@@ -54,11 +53,12 @@ from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
 from metadata_db.moments import Moment, read_moment, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
-from metadata_db.planning import MAX_LOOKED_AT, tally_ahead, tally_found, tally_sampled
+from metadata_db.planning import MAX_LOOKED_AT
 from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
 from metadata_db.sky import SkyMap, make_sky_map
 from metadata_db.tables import query
+from metadata_db.tallies import Tallies, Tally
 from metadata_db.timeline import DAYS, MAX_BINS, SECONDS, Binning, Histogram, WantedBins, make_histogram
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
@@ -115,6 +115,7 @@ class Catalogue:
         self.vocabulary = vocabulary
         self._alerts = AlertStore(database)
         self._look_ups = LookUps(database, vocabulary, self._alerts)
+        self._tallies = Tallies(database, self._look_ups)
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -198,14 +199,20 @@ class Catalogue:
         exact
             Whether to look at every file, however many there are; otherwise a sample may stand for many.
         """
-        rows, is_estimate = await self._tally(asked, revisions, [EVERYTHING], exact=exact)
-        _, _, count, size, high, low = rows[0] if rows else ("", "", 0, 0, 0, 0)
-        return Summary(
-            count=int(count),
-            bytes=int(size),
-            checksum=None if is_estimate else set_checksum(int(high), int(low)),
-            is_estimate=is_estimate,
-        )
+
+        async def look_up(view: View) -> Summary:
+            tally = await self._tallies.get(view, exact=exact)
+            total = tally.total()
+            if tally.weight is None:
+                return Summary(count=total.files, bytes=total.bytes, checksum=total.checksum)
+            return Summary(
+                count=round(total.files * tally.weight),
+                bytes=int(total.bytes * tally.weight),
+                checksum=None,
+                is_estimate=True,
+            )
+
+        return await self._look_ups.as_of(asked, revisions, look_up)
 
     async def page(
         self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
@@ -241,35 +248,23 @@ class Catalogue:
 
         The `limit` most frequent values are told, those of equal counts by name.
         """
-        names = [field.value for field in fields]
-        rows: list[tuple[Any, ...]] = []
-        if asked.facility and "facility" in names:
+        found = {}
+        rest = list(fields)
+        if asked.facility and FacetField.FACILITY in rest:
             # Without its own choice a question touches the files of all facilities.
-            rows += (await self._tally(replace(asked, facility=()), revisions, ["facility"], exact=exact))[0]
-            names.remove("facility")
-        if names:
-            rows += (await self._tally(asked, revisions, names, exact=exact))[0]
-        vocabulary = await self.vocabulary.get()
-        return {field: _facet_values(field, rows, vocabulary)[:limit] for field in fields}
+            rest.remove(FacetField.FACILITY)
+            everywhere = replace(asked, facility=())
+            found = await self._count(everywhere, revisions, [FacetField.FACILITY], limit=limit, exact=exact)
+        if rest:
+            found |= await self._count(asked, revisions, rest, limit=limit, exact=exact)
+        return {field: found[field] for field in fields}
 
-    async def _tally(
-        self, asked: SearchQuery, revisions: Revisions, fields: Sequence[str], *, exact: bool
-    ) -> tuple[list[tuple[Any, ...]], bool]:
-        """Return rows of field, value, files, bytes and the sums of fingerprints; and whether they are an estimate."""
-
-        async def look_up(view: View) -> tuple[list[tuple[Any, ...]], bool]:
-            if not view.filters.particular:
-                statement = tally_ahead(view.filters, fields, is_past=view.is_past)
-                return _sums(await self._look_ups.read(view, statement)), False
-            choice = await self._look_ups.choose(view)
-            if "object" in fields and choice.way == view.filters.ways.get("object"):
-                # A facet leaves its own choice out, so the way to the chosen objects misses files.
-                choice = replace(choice, way=None, bound=choice.in_time)
-            if exact or choice.bound <= MAX_LOOKED_AT:
-                statement = tally_found(view.filters, fields, choice, is_past=view.is_past)
-                return _sums(await self._look_ups.read(view, statement)), False
-            statement, weight = tally_sampled(view.filters, fields, choice)
-            return _sums(await self._look_ups.read(view, statement, is_sample=True), weight), True
+    async def _count(
+        self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool
+    ) -> dict[FacetField, list[FacetValue]]:
+        async def look_up(view: View) -> dict[FacetField, list[FacetValue]]:
+            tallies = {field: await self._tallies.get(view, exact=exact, but_for=field.value) for field in fields}
+            return {field: _facet_values(field, tally, view.vocabulary, limit) for field, tally in tallies.items()}
 
         return await self._look_ups.as_of(asked, revisions, look_up)
 
@@ -442,24 +437,17 @@ def _check_names(name: str, asked: SearchQuery, known: Vocabulary) -> None:
             raise BadInputError(f"{name}.attributes[{at}].name", item.name, expected)
 
 
-def _sums(rows: Sequence[tuple[Any, ...]], weight: float = 1) -> list[tuple[Any, ...]]:
-    """Return the rows of a tally that count files; of a sample, what they stand for."""
-    if weight == 1:
-        return [row for row in rows if row[2] or row[0] == EVERYTHING]
-    return [(field, value, round(files * weight), int(size) * weight, 0, 0) for field, value, files, size, *_ in rows]
-
-
-def _facet_values(field: FacetField, rows: Sequence[tuple[Any, ...]], vocabulary: Vocabulary) -> list[FacetValue]:
+def _facet_values(field: FacetField, tally: Tally, vocabulary: Vocabulary, limit: int) -> list[FacetValue]:
     """Return the values of one facet, the most frequent first; one name may have several numbers."""
     names: Mapping[int, str] | None = getattr(vocabulary, field.value).names if field.value in NAMED else None
+    weight = 1 if tally.weight is None else tally.weight
     merged: dict[str, tuple[int, int]] = {}
-    for name, value, count, size, *_ in rows:
-        if name == field.value:
-            shown = value if names is None else names[int(value)]
-            files, total = merged.get(shown, (0, 0))
-            merged[shown] = (files + int(count), total + int(size))
-    values = [FacetValue(value=value, count=files, bytes=size) for value, (files, size) in merged.items()]
-    return sorted(values, key=lambda facet: (-facet.count, facet.value))
+    for value, count, size in tally.values(field.value):
+        shown = value if names is None else names[value]
+        files, total = merged.get(shown, (0, 0))
+        merged[shown] = (files + round(count * weight), total + int(size * weight))
+    values = sorted(merged.items(), key=lambda item: (-item[1][0], item[0]))[:limit]
+    return [FacetValue(value=value, count=files, bytes=size) for value, (files, size) in values]
 
 
 _AT = {name: at for at, name in enumerate(PAGE_COLUMNS)}

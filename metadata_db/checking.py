@@ -18,7 +18,15 @@ from psycopg.types.json import Jsonb
 from metadata_db.database import Driver, connected
 from metadata_db.errors import NotFoundError
 from metadata_db.loading import CHANGE_LOCK, MOVE_ON
-from metadata_db.rollups import REBUILD, count_days, count_facets, count_pairs, count_sky, count_strata
+from metadata_db.rollups import (
+    REBUILD,
+    count_days,
+    count_facets,
+    count_pairs,
+    count_sky,
+    count_strata,
+    last_changes,
+)
 from metadata_db.settings import CatalogueSettings
 from metadata_db.sky import find_cells
 from metadata_db.tables import IN_SAMPLE, STRATUM_COLUMNS
@@ -271,6 +279,14 @@ _REVISIONS = f"""
     ) as each (is_wrong, problem) where is_wrong
 """
 
+_CHANGED_LATER = f"""
+    select concat('facet_month ', facility_id, ' ', month, ': says it changed in revision ', kept.revision,
+        '; files came in ', changed.revision)
+    from facet_month as kept join ({last_changes(_OURS)}) as changed using (facility_id, month)
+    where kept.field = '' and kept.revision < changed.revision
+"""
+"""Months whose files changed later than they say: what processes keep of them is taken for true."""
+
 _LONGEST = f"""
     select facility_id, max(time_over - time_begin) as longest from file
     where time_over - time_begin <= interval '1 day' and {_OURS} group by 1
@@ -388,14 +404,15 @@ _CHECKS: Sequence[_Check] = (
     ),
     _Check(
         name="facet_month",
-        compares="sums of each value and month against the files",
+        compares="sums of each value and month, and when they changed, against the files",
         mend=Mend.ROLLUPS,
         find=_compare_sums(
             "facet_month",
             f"select * from facet_month where {_OURS}",
             count_facets(_OURS),
             ["field", "month", "facility_id", "value"],
-        ),
+        )
+        + f" union all {_CHANGED_LATER}",
     ),
     _Check(
         name="facet_pair",

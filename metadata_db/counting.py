@@ -1,27 +1,23 @@
-"""How many files match: statements that add up what the roll-ups say, and what only the files themselves can say.
+"""How many files match: statements that tell what has to be looked at, as sums of strata.
 
-A tally is a set of sums for each value of some fields: number of files, bytes, and the two halves of the checksum; the
-field '' counts all. It is put together from sources, each of which tells sums of strata:
+The sums of a question are put together from sources:
 
-- the roll-ups, for whole days, or for a whole life;
+- blocks of the roll-ups, for whole days, or for a whole life, which the process keeps (`metadata_db.blocks`);
 - files, where a day is cut by the interval, or where a filter looks at more than strata;
 - what came and went since an earlier moment, with the sign turned round.
 
-Conditions on strata are applied at the end, for each field those of all other fields. So one statement tells all
-facets, and each ignores its own choice.
+Conditions on strata are applied at the end, in the process. So one look-up serves the summary and all facets of a
+question, each of which ignores its own choice.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from metadata_db.filters import NAMED, Filters, Values, Way, in_interval, together
+from metadata_db.filters import Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
-from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT, STRATUM_COLUMNS
-
-EVERYTHING = ""
-"""The field under which all files are counted together."""
+from metadata_db.sums import TOLD, gathered, told_by_files
+from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -72,6 +68,10 @@ class Span:
         first, over = _month_of(self.first_day), _month_of(self.over_day)
         return (first if self.first_day <= first_day_of(first) else first + 1), over
 
+    def months_around(self) -> tuple[int, int]:
+        """Return the first and the last month, since year 0, that have one of the days."""
+        return _month_of(self.first_day), _month_of(self.over_day if self.over_day == LAST_DAY else self.over_day - 1)
+
 
 def _month_of(day: int) -> int:
     if day in (FIRST_DAY, LAST_DAY):
@@ -88,10 +88,6 @@ def first_day_of(month: int) -> int:
     return (datetime(year, at + 1, 1, tzinfo=UTC) - EPOCH) // DAY
 
 
-MANY_DAYS = 20
-"""Days from which on most strata of their facilities are in question."""
-
-
 # --- sources: sums of strata ------------------------------------------------------------------------------------------
 
 
@@ -100,24 +96,16 @@ class Shape:
     """What a source tells of files ``f``: the columns that they are counted by, and what is summed with the count."""
 
     keys: tuple[str, ...] = ("f.stratum_id",)
-    sums: tuple[str, ...] = ("f.size_bytes", "f.fingerprint_high", "f.fingerprint_low")
+    sums: tuple[str, ...] = told_by_files()
 
 
 STRATA = Shape()
-"""Sums of strata with their checksum."""
-
-COUNTS = Shape(sums=("f.size_bytes",))
-"""Sums of strata, as facets need them."""
-
-
-def shape_of(fields: Sequence[str]) -> Shape:
-    """Return what the sources of a tally of `fields` tell: only all files together have a checksum."""
-    return STRATA if EVERYTHING in fields else COUNTS
+"""Sums of strata as `metadata_db.sums` reads them."""
 
 
 def _rows(source: str, conditions: Sequence[str], *, shape: Shape, sign: str = "") -> str:
     """Source of single files."""
-    sums = [f"{sign}1::int8", *(f"{sign}({column})::numeric" for column in shape.sums)]
+    sums = [f"{sign}1::int8", *(f"{sign}({column})" for column in shape.sums)]
     return f"select {', '.join((*shape.keys, *sums))} from {source} where {together(conditions)}"
 
 
@@ -126,26 +114,6 @@ def _summed_rows(source: str, conditions: Sequence[str], *, shape: Shape) -> str
     sums = ["count(*)", *(f"sum({column})" for column in shape.sums)]
     grouped = ", ".join(str(at + 1) for at in range(len(shape.keys)))
     return f"select {', '.join((*shape.keys, *sums))} from {source} where {together(conditions)} group by {grouped}"
-
-
-def whole_lives(*, shape: Shape) -> str:
-    """Source of all living files."""
-    return (
-        f"select id, files, bytes{_checksum_of(shape)} from stratum"
-        " where facility_id = any(%(facilities)s) and files <> 0"
-    )
-
-
-def whole_days(*, first: str = "%(first_day)s", over: str = "%(over_day)s", shape: Shape) -> str:
-    """Source of the files that begin on whole days."""
-    return (
-        f"select stratum_id, files, bytes{_checksum_of(shape)} from stratum_day"
-        f" where day >= {first} and day < {over} and facility_id = any(%(facilities)s)"
-    )
-
-
-def _checksum_of(shape: Shape) -> str:
-    return ", fingerprint_high, fingerprint_low" if shape is STRATA else ""
 
 
 def edges(filters: Filters, span: Span, extra: Sequence[str] = (), *, shape: Shape = STRATA) -> list[str]:
@@ -218,115 +186,28 @@ def went_since(filters: Filters, extra: Sequence[str], *, shape: Shape = STRATA)
     return since(filters, extra, shape=shape)[1]
 
 
-# --- tallies ----------------------------------------------------------------------------------------------------------
+# --- sums of strata in one row ----------------------------------------------------------------------------------------
 
 
-def tally(
-    sources: Sequence[str],
-    filters: Filters,
-    fields: Sequence[str],
-    *,
-    ready: str | None = None,
-    is_long: bool = False,
-) -> str:
-    """Return one row per field and value: field, value, files, bytes, high, low.
-
-    Parameters
-    ----------
-    sources
-        Sums of strata, to which the conditions on strata apply.
-    ready
-        A source that has sums of fields and values already, to which all conditions were applied.
-    is_long
-        Whether there are many strata in the sources, so that reading all of them is quicker than finding each. The
-        database cannot know: sums that are grouped twice have no statistics.
-    """
-    joined = "stratum.id + 0 = t.stratum_id + 0" if is_long else "stratum.id = t.stratum_id"
-    names = ("files", "bytes", "high", "low") if shape_of(fields) is STRATA else ("files", "bytes")
-    sums = ", ".join(f"sum({name}) as {name}" for name in names)
-    parts = [] if ready is None else [ready]
-    known = ""
-    if sources:
-        source = f"({' union all '.join(sources)}) as source (stratum_id, {', '.join(names)})"
-        known = f"""
-            with t as materialized (
-                select stratum_id, {sums} from {source} group by 1
-            ), s as materialized (
-                select t.*, {", ".join(f"stratum.{column}" for column in STRATUM_COLUMNS)}
-                from t join stratum on {joined} and stratum.facility_id = any(%(facilities)s)
-            )
-        """
-        parts += [_field_sums(filters, field, names) for field in fields]
-    return f"""
-        {known} select field, value, sum(files)::int8 as files, sum(bytes) as bytes,
-            {"sum(high) as high, sum(low) as low" if "high" in names else "0 as high, 0 as low"}
-        from ({" union all ".join(parts)}) as part (field, value, {", ".join(names)}) group by 1, 2
-    """
+def strata(sources: Sequence[str]) -> str:
+    """Return one row with all that sources tell: an array for the strata and for each of the numbers `TOLD`."""
+    if not sources:
+        return f"select {', '.join(f'null::int8[] as {name}' for name in TOLD)}"
+    return f"select {gathered(TOLD)} from ({' union all '.join(sources)}) as source ({', '.join(TOLD)})"
 
 
-def _field_sums(filters: Filters, field: str, names: Sequence[str]) -> str:
-    """Return the sums of the values of one field, under the conditions on all others."""
-    sums = ", ".join(f"sum({name})" for name in names)
-    wanted = [text.format(t="s") for other, text in filters.counted.items() if other != field]
-    if field == EVERYTHING:
-        # Without conditions nobody need know what the strata are.
-        return f"select '', '', {sums} from {'s' if wanted else 't'} where {together(wanted)} having count(*) > 0"
-    column = f"s.{field}_id" if field in NAMED else f"s.{field}"
-    return (
-        f"select '{field}', {column}::text, {sums} from s"
-        f" where {together([*wanted, f'{column} is not null'])} group by {column}"
+def versions(filters: Filters, span: Span) -> tuple[str, Values]:
+    """Return one row with the blocks that hold the whole days of an interval, or the whole life, as three arrays."""
+    if filters.interval is None:
+        first, last = ALL_MONTHS, ALL_MONTHS
+    else:
+        first, last = span.months_around()
+    text = (
+        "select array_agg(facility_id), array_agg(month), array_agg(revision) from facet_month"
+        " where field = '' and value = '' and month between %(first_month)s and %(last_month)s"
+        " and facility_id = any(%(facilities)s)"
     )
-
-
-def ready_pairs(filters: Filters, fields: Sequence[str]) -> str:
-    """Source of ready sums of the whole life, where one filter on what files are counted by is set."""
-    (chosen,) = filters.counted
-    ours = "facility_id = any(%(facilities)s)"
-    is_one = f"value = %({chosen})s::text" if chosen == "is_simulation" else f"value = any(%({chosen})s::text[])"
-    parts = []
-    for field in fields:
-        if field == chosen:
-            source, key = f"facet_month where field = '{field}' and month = {ALL_MONTHS} and {ours}", "value"
-        elif field == "facility":
-            months = f"field = '{chosen}' and month = {ALL_MONTHS}"
-            source, key = f"facet_month where {months} and {ours} and {is_one}", "facility_id::text"
-        else:
-            pairs = f"field = '{chosen}' and other_field = '{field}'"
-            source, key = f"facet_pair where {pairs} and {ours} and {is_one}", "other_value"
-        parts.append(f"select '{field}', {key}, sum(files), sum(bytes) from {source} group by 2")
-    return " union all ".join(parts)
-
-
-def ready_months(filters: Filters, fields: Sequence[str], *, narrowed_by: str | None = None) -> str:
-    """Source of ready sums of months, from ``%(first_month)s`` to before ``%(over_month)s``.
-
-    Parameters
-    ----------
-    narrowed_by
-        The only filter on what files are counted by: all that match together are those of its values.
-    """
-    ours = "month >= %(first_month)s and month < %(over_month)s and facility_id = any(%(facilities)s)"
-    checksum = ", sum(fingerprint_high), sum(fingerprint_low)" if shape_of(fields) is STRATA else ""
-    sums = f"sum(files), sum(bytes){checksum}"
-    parts = []
-    for name in fields:
-        kept, value, condition = name, "value", ""
-        if name == "facility":
-            kept, value = EVERYTHING, "facility_id::text"
-        elif name == EVERYTHING and narrowed_by is not None:
-            kept, value = narrowed_by, "''"
-            chosen = f"%({narrowed_by})s"
-            is_one = narrowed_by == "is_simulation"
-            condition = f" and value = {chosen}::text" if is_one else f" and value = any({chosen}::text[])"
-        parts.append(
-            f"select '{name}', {value}, {sums} from facet_month where field = '{kept}' and {ours}{condition} group by 2"
-        )
-    return " union all ".join(parts)
-
-
-def whole_life_months() -> dict[str, Any]:
-    """Return the range of months that is the whole life."""
-    return {"first_month": ALL_MONTHS, "over_month": ALL_MONTHS + 1}
+    return text, {"first_month": first, "last_month": last}
 
 
 # --- files, found by one way ------------------------------------------------------------------------------------------

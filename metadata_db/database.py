@@ -5,8 +5,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -72,6 +77,7 @@ class Database:
     async def read(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Return the rows of one statement, which is a snapshot by itself: one exchange with the server, no more.
 
+        Arrays of whole numbers become arrays of numpy; there are no nulls in them.
         A connection that broke while it was idle, because the server was restarted, is replaced once.
         """
         async with _translated():
@@ -101,6 +107,7 @@ class Database:
                     min_size=1,
                     max_size=self._pool_size,
                     timeout=POOL_TIMEOUT_S,
+                    configure=_load_arrays,
                     open=False,
                 )
                 await self._reading.open()
@@ -123,6 +130,30 @@ class Database:
             await self._reading.close()
             self._reading = None
         await self._engine.dispose()
+
+
+def _make_loader(dtype: str) -> type[Loader]:
+    # Before the elements stand the number of dimensions, flags, a type, a length and a bound; before each, its length.
+    element = np.dtype([("length", ">i4"), ("value", dtype)])
+
+    class ArrayLoader(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Buffer) -> NDArray[Any]:
+            is_empty = len(data) < 20
+            found = np.frombuffer(data, element, offset=0 if is_empty else 20, count=0 if is_empty else -1)["value"]
+            return found.astype(found.dtype.newbyteorder("="))
+
+    return ArrayLoader
+
+
+_LOADERS = {f"{name}[]": _make_loader(dtype) for name, dtype in (("int2", ">i2"), ("int4", ">i4"), ("int8", ">i8"))}
+
+
+async def _load_arrays(connection: "psycopg.AsyncConnection[Any]") -> None:
+    """Let arrays be read as they come, without an object for each number."""
+    for name, loader in _LOADERS.items():
+        connection.adapters.register_loader(connection.adapters.types.get_oid(name), loader)
 
 
 @asynccontextmanager

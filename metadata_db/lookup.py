@@ -37,7 +37,7 @@ _AT_A_MOMENT = """
 """The revisions and the rows in one statement, and so in one snapshot; one row of nulls when there are none."""
 
 
-class _MovedOnError(Exception):
+class MovedOnError(Exception):
     """The catalogue is at a later moment than the one that was asked for."""
 
 
@@ -106,7 +106,7 @@ class LookUps:
             )
             try:
                 return await look_up(View(asked, revisions, vocabulary, filters, is_past))
-            except _MovedOnError:
+            except MovedOnError:
                 is_past = True
             except (_StaleError, KeyError):
                 vocabulary = await self._vocabulary.renew()
@@ -132,7 +132,7 @@ class LookUps:
             raise _StaleError
         # Revisions only grow: an equal sum is an equal state.
         if not (view.is_past or is_sample) and revisions != view.sum_of_revisions:
-            raise _MovedOnError
+            raise MovedOnError
         return [row[3:] for row in rows if row[2]]
 
     async def choose(self, view: View, *, looks_at_files: bool = False) -> Choice:

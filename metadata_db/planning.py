@@ -11,8 +11,6 @@ from typing import Any
 from metadata_db.counting import (
     DAY,
     EPOCH,
-    EVERYTHING,
-    MANY_DAYS,
     SAMPLE_SHARE,
     SAMPLE_SLOTS,
     STRATA,
@@ -24,15 +22,10 @@ from metadata_db.counting import (
     found_by,
     found_in_sample,
     found_in_time,
-    ready_months,
-    ready_pairs,
-    shape_of,
     since,
-    tally,
+    strata,
+    versions,
     went_since,
-    whole_days,
-    whole_life_months,
-    whole_lives,
 )
 from metadata_db.filters import Filters, Way
 from metadata_db.paging import LIVED
@@ -151,39 +144,23 @@ def _slots(n_files: int, wanted: int) -> list[int]:
     return list(range(max(1, min(SAMPLE_SLOTS, number))))
 
 
-# --- tallies ----------------------------------------------------------------------------------------------------------
+# --- sums of strata ---------------------------------------------------------------------------------------------------
 
 
-def tally_ahead(filters: Filters, fields: Sequence[str], *, is_past: bool) -> Statement:
-    """Return the tally of a question that strata and time alone decide: the roll-ups, and the edges of the interval."""
+def strata_ahead(filters: Filters, *, is_past: bool) -> Statement:
+    """Return what blocks do not say of a question that strata and time alone decide, and which blocks say the rest.
+
+    One row of arrays: facilities, months and revisions of the blocks; strata and their numbers.
+    """
     span = Span.of(filters.interval)
-    values = filters.values | span_values(span)
-    shape = shape_of(fields)
-    turned_back = since(filters, shape=shape) if is_past else []
-    narrowed_by = next(iter(filters.counted)) if list(fields) == [EVERYTHING] and len(filters.counted) == 1 else None
-    is_ready = narrowed_by is not None or all(set(filters.counted) <= {name} for name in fields)
-    if filters.interval is None:
-        if is_ready:
-            ready = ready_months(filters, fields, narrowed_by=narrowed_by)
-            return Statement(text=tally(turned_back, filters, fields, ready=ready), values=values | whole_life_months())
-        if len(filters.counted) == 1 and EVERYTHING not in fields:
-            text = tally(turned_back, filters, fields, ready=ready_pairs(filters, fields))
-            return Statement(text=text, values=values)
-        text = tally([whole_lives(shape=shape), *turned_back], filters, fields, is_long=True)
-        return Statement(text=text, values=values)
-    sources = [*edges(filters, span, shape=shape), *turned_back]
-    first_month, over_month = span.months()
-    if not (is_ready and first_month < over_month):
-        days = [whole_days(shape=shape)] if span.has_days else []
-        is_long = span.over_day - span.first_day > MANY_DAYS
-        return Statement(text=tally([*days, *sources], filters, fields, is_long=is_long), values=values)
-    values |= month_values(first_month, over_month)
-    if span.first_day < values["first_of_months"]:
-        sources.append(whole_days(over="%(first_of_months)s", shape=shape))
-    if values["over_of_months"] < span.over_day:
-        sources.append(whole_days(first="%(over_of_months)s", shape=shape))
-    ready = ready_months(filters, fields, narrowed_by=narrowed_by)
-    return Statement(text=tally(sources, filters, fields, ready=ready), values=values)
+    sources = [*edges(filters, span), *(since(filters) if is_past else [])]
+    text, values = versions(filters, span)
+    if not span.has_days:
+        text = "select null::int4[], null::int4[], null::int8[]"
+    return Statement(
+        text=f"select * from ({text}) as blocks cross join ({strata(sources)}) as sums",
+        values=filters.values | span_values(span) | values,
+    )
 
 
 def span_values(span: Span) -> dict[str, Any]:
@@ -205,10 +182,9 @@ def month_values(first_month: int, over_month: int) -> dict[str, Any]:
     }
 
 
-def tally_found(filters: Filters, fields: Sequence[str], choice: Choice, *, is_past: bool) -> Statement:
-    """Return the tally of a question that looks at more than strata: of the files that `choice` finds."""
-    sources = found(filters, choice, is_past=is_past, shape=shape_of(fields))
-    return Statement(text=tally(sources, filters, fields), values=filters.values)
+def strata_found(filters: Filters, choice: Choice, *, is_past: bool) -> Statement:
+    """Return one row of arrays, strata and their numbers: of the files that `choice` finds."""
+    return Statement(text=strata(found(filters, choice, is_past=is_past)), values=filters.values)
 
 
 def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STRATA) -> list[str]:
@@ -224,10 +200,10 @@ def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STR
     return sources
 
 
-def tally_sampled(filters: Filters, fields: Sequence[str], choice: Choice) -> tuple[Statement, float]:
-    """Return the tally of a sample, and how many files each of it stands for."""
+def strata_sampled(filters: Filters, choice: Choice) -> tuple[Statement, float]:
+    """Return the same of a sample, and how many files each of it stands for."""
     slots, weight = sample(choice)
-    text = tally([found_in_sample(filters, slots, shape=shape_of(fields))], filters, fields)
+    text = strata([found_in_sample(filters, slots)])
     return Statement(text=text, values=filters.values | {"slots": slots}), weight
 
 

@@ -84,8 +84,11 @@ def _facet_sums(source: str) -> str:
 
 
 _FACETS = f"""
-    insert into facet_month {_facet_sums(f"select stratum_id, month, {_ALL_SUMS.format('')} from delta group by 1, 2")}
-    on conflict (field, month, facility_id, value) do update set {_UPSERT_ALL.format("facet_month")}
+    insert into facet_month select found.*, %(revision)s from (
+        {_facet_sums(f"select stratum_id, month, {_ALL_SUMS.format('')} from delta group by 1, 2")}
+    ) as found
+    on conflict (field, month, facility_id, value) do update set {_UPSERT_ALL.format("facet_month")},
+        revision = excluded.revision
 """
 
 
@@ -152,6 +155,14 @@ def count_facets(within: str = "true") -> str:
     return _facet_sums(f"select stratum_id, {MONTH} as month, {_FILE_SUMS} from file where {within} group by 1, 2")
 
 
+def last_changes(within: str = "true") -> str:
+    """Return the last revision in which a file of each month, and of the whole life, came: of those of a condition."""
+    return f"""
+        select facility_id, span.month, max(added_in) as revision from file
+        cross join lateral (values ({MONTH}), ({ALL_MONTHS})) as span (month) where {within} group by 1, 2
+    """
+
+
 def count_pairs(within: str = "true") -> str:
     """Return what `facet_pair` has to say, counted from the files of a condition."""
     return _pair_sums(
@@ -186,7 +197,9 @@ REBUILD: Sequence[str] = (
     "update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0"
     " where (files, bytes, fingerprint_high, fingerprint_low) <> (0, 0, 0, 0)",
     _STRATA.replace("from delta", "from stratum_day"),
-    f"insert into facet_month {_facet_sums(_MONTHS_OF_DAYS)}",
+    # What is counted anew may be what somebody keeps otherwise: it is of the revision that will say so.
+    f"insert into facet_month select found.*, facility.revision + 1 from ({_facet_sums(_MONTHS_OF_DAYS)}) as found"
+    " join facility on facility.id = found.facility_id",
     f"insert into facet_pair {_pair_sums('select id as stratum_id, files, bytes from stratum where files <> 0')}",
     f"insert into sky_day {count_sky()} order by 1",
 )

@@ -371,6 +371,8 @@ facet_month = Table(
     Column("facility_id", SmallInteger, primary_key=True, autoincrement=False),
     Column("value", Text, primary_key=True),
     *_sums(),
+    # The last one of the facility that changed a file of the month; of the field '', which is asked for it.
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
 )
 
 facet_pair = Table(

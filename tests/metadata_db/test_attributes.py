@@ -13,13 +13,12 @@ from alembic.config import Config
 import migrations
 from metadata_db.attributes import build_index, drop_index, index_name, list_attributes
 from metadata_db.catalogue import Catalogue
-from metadata_db.counting import EVERYTHING
 from metadata_db.database import connected
 from metadata_db.errors import BadInputError
 from metadata_db.filters import build_filters
 from metadata_db.ingest import Ingest
 from metadata_db.paging import page_statement
-from metadata_db.planning import Choice, tally_found
+from metadata_db.planning import Choice, strata_found
 from metadata_db.query import AttributeFilter, Coincidence, SearchQuery
 from metadata_db.records import Attribute, Facility, FileRecord
 from metadata_db.search import Order
@@ -80,7 +79,7 @@ async def test_the_index_is_used_by_pages_and_counts(
     values = {"at": [1, 1]}
     for statement in (
         page_statement(filters, Order(), 10, None, way=way, is_past=False),
-        tally_found(filters, [EVERYTHING], choice, is_past=False),
+        strata_found(filters, choice, is_past=False),
     ):
         assert built.name in plan_of(settings, statement.text, statement.values | values)
     assert await Catalogue(catalogue._database, vocabulary).summary(asked, revisions) == before

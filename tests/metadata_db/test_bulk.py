@@ -39,7 +39,8 @@ TOLD: Mapping[str, str] = {
     "file": "select * from file order by path",
     "stratum": "select * from stratum",
     "stratum_day": "select * from stratum_day",
-    "facet_month": "select * from facet_month",
+    # When a month changed last depends on in how many steps it was filled.
+    "facet_month": "select *, 0 as revision from facet_month",
     "facet_pair": "select * from facet_pair",
     "sky_day": "select * from sky_day",
     "facility": "select * from facility order by id",

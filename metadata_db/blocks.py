@@ -1,0 +1,253 @@
+"""What the roll-ups say, kept in the process: sums by stratum and day, in blocks of one facility and month.
+
+A block has the revision of its facility that changed it last. Whoever asks tells the revisions as of which it wants
+the blocks, read in the same statement as everything else of the look-up. What is not here, or is of another revision,
+is fetched. So an ingest of this month's files costs no block of the past.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from metadata_db.columns import ColumnStore
+from metadata_db.counting import Span, first_day_of
+from metadata_db.database import Database
+from metadata_db.lookup import MovedOnError
+from metadata_db.sums import NOTHING, Ints, Numbers, Sums, add_up, gathered, read_sums, told_by_sums
+from metadata_db.tables import ALL_MONTHS, NO_DAY, NO_MONTH
+
+MAX_BYTES = 256_000_000
+"""Memory for blocks: those of 10 million generated files, 1.5 million sums of stratum and day, take 100 MB."""
+
+FETCHED_AT_ONCE = 100
+"""Blocks that are fetched by one statement: some ten thousand sums, which is how long others wait for their turn."""
+
+
+class Sized(Protocol):
+    """Something that takes memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", bound=Sized)
+
+_OVERHEAD_BYTES = 1_000
+"""What an entry takes beside its arrays, at most."""
+
+
+class Memory(Generic[K, V]):
+    """Things that were used last, up to so many bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[K, V] = OrderedDict()
+        self.nbytes = 0
+
+    def get(self, key: K) -> V | None:
+        """Return what is kept under a key."""
+        if (found := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+        return found
+
+    def put(self, key: K, value: V) -> None:
+        """Keep something, and forget what was used longest ago if there is no room."""
+        if (old := self._kept.pop(key, None)) is not None:
+            self.nbytes -= old.nbytes + _OVERHEAD_BYTES
+        self._kept[key] = value
+        self.nbytes += value.nbytes + _OVERHEAD_BYTES
+        while self.nbytes > self._max_bytes:
+            _, least = self._kept.popitem(last=False)
+            self.nbytes -= least.nbytes + _OVERHEAD_BYTES
+
+
+class Version(NamedTuple):
+    """A block as of a revision of its facility."""
+
+    facility: int
+    month: int
+    """Since year 0; `ALL_MONTHS` is the whole life, `NO_MONTH` the files without a time."""
+    revision: int
+    """The last one that changed a file that begins in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """Sums by stratum and day, in the order of days; those of the whole life have no days."""
+
+    revision: int
+    days: Ints
+    sums: Sums
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.days.nbytes + self.sums.nbytes
+
+    def during(self, first_day: int, over_day: int) -> Sums:
+        """Return the sums of some days."""
+        begin, over = np.searchsorted(self.days, [first_day, over_day])
+        return self.sums.where(slice(begin, over))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Year:
+    """Sums by stratum of all blocks of a facility in a year."""
+
+    versions: Sequence[Version]
+    sums: Sums
+
+    @property
+    def nbytes(self) -> int:
+        return self.sums.nbytes + 100 * len(self.versions)
+
+
+class Blocks:
+    """Keeps blocks, and fetches those that are missing."""
+
+    def __init__(self, database: Database, columns: ColumnStore, *, max_bytes: int = MAX_BYTES) -> None:
+        self._database = database
+        self._columns = columns
+        self._blocks: Memory[tuple[int, int], Block] = Memory(max_bytes * 4 // 5)
+        self._years: Memory[tuple[int, int], _Year] = Memory(max_bytes // 5)
+        self._lock = asyncio.Lock()
+
+    async def sums(self, versions: Iterable[Version], span: Span) -> list[Sums]:
+        """Return sums by stratum that together are those of the whole days of an interval, or of the whole life.
+
+        Parameters
+        ----------
+        versions
+            Of all blocks that have one of the days.
+
+        Raises
+        ------
+        MovedOnError
+            The catalogue has moved on since `versions` were read.
+        """
+        found: list[Sums] = []
+        asked: list[Version] = []
+        years: list[list[Version]] = []
+        for key, each in groupby(sorted(versions), lambda version: (version.facility, version.month // 12)):
+            months = list(each)
+            if not _holds_year(span, key[1]):
+                asked += months
+            elif (year := self._years.get(key)) is not None and year.versions == months:
+                found.append(year.sums)
+            else:
+                asked += months
+                years.append(months)
+        blocks = await self.get(asked)
+        for months in years:
+            year = _Year(versions=months, sums=add_up([blocks.pop(month).sums for month in months]))
+            self._years.put((months[0].facility, months[0].month // 12), year)
+            found.append(year.sums)
+        return found + [
+            block.sums if _holds_month(span, version.month) else block.during(span.first_day, span.over_day)
+            for version, block in blocks.items()
+        ]
+
+    async def get(self, versions: Sequence[Version]) -> dict[Version, Block]:
+        """Return blocks.
+
+        Raises
+        ------
+        MovedOnError
+            The catalogue has moved on since `versions` were read.
+        """
+        blocks = {version: self._find(version) for version in versions}
+        if None in blocks.values():
+            # One after another: who comes second finds what the first one has fetched.
+            async with self._lock:
+                blocks = {version: block or self._find(version) for version, block in blocks.items()}
+                missing = [version for version, block in blocks.items() if block is None]
+                for at in range(0, len(missing), FETCHED_AT_ONCE):
+                    blocks |= await self._fetch(missing[at : at + FETCHED_AT_ONCE])
+        found = {version: block for version, block in blocks.items() if block is not None}
+        if len(found) < len(blocks):
+            raise MovedOnError
+        return found
+
+    def _find(self, version: Version) -> Block | None:
+        found = self._blocks.get((version.facility, version.month))
+        return found if found is not None and found.revision == version.revision else None
+
+    async def _fetch(self, versions: Sequence[Version]) -> Mapping[Version, Block]:
+        """Fetch blocks as they are now, and return those that are still as of the wanted revision."""
+        is_life = versions[0].month == ALL_MONTHS
+        days = [_days_of(version.month) for version in versions]
+        values = {
+            "facilities": [version.facility for version in versions],
+            "months": [version.month for version in versions],
+            "first_days": [first for first, _ in days],
+            "over_days": [over for _, over in days],
+        }
+        found: dict[Version, Block] = {}
+        for facility, month, revision, *told in await self._database.read(_LIVES if is_life else _MONTHS, values):
+            version = Version(facility, month, revision)
+            block = await self._make_block(revision, *told)
+            self._blocks.put((facility, month), block)
+            found[version] = block
+        return {version: found[version] for version in versions if version in found}
+
+    async def _make_block(self, revision: int, days: Ints | None, ids: Ints | None, *told: Numbers) -> Block:
+        if ids is None:
+            return Block(revision=revision, days=_NO_DAYS, sums=NOTHING)
+        places = await self._columns.find(ids)
+        sums = read_sums(places, told)
+        if days is None:
+            return Block(revision=revision, days=_NO_DAYS, sums=sums)
+        days = days[places >= 0]
+        in_order = np.argsort(days, kind="stable")
+        return Block(revision=revision, days=days[in_order], sums=sums.where(in_order))
+
+
+_NO_DAYS = np.empty(0, np.int32)
+
+
+def _days_of(month: int) -> tuple[int, int]:
+    """Return the first day of a block, and the one after its last."""
+    return (NO_DAY, NO_DAY + 1) if month == NO_MONTH else (first_day_of(month), first_day_of(month + 1))
+
+
+def _holds_month(span: Span, month: int) -> bool:
+    if month < 0:
+        return True
+    return span.first_day <= first_day_of(month) and first_day_of(month + 1) <= span.over_day
+
+
+def _holds_year(span: Span, year: int) -> bool:
+    return year >= 0 and _holds_month(span, year * 12) and _holds_month(span, year * 12 + 11)
+
+
+# --- statements -------------------------------------------------------------------------------------------------------
+
+
+def _blocks_of(days: str, ids: str, source: str) -> str:
+    """Return the statement that tells blocks as they are now: facility, month, revision, days and sums as arrays."""
+    return f"""
+        select wanted.facility_id, wanted.month, facet_month.revision, found.*
+        from unnest(%(facilities)s::int2[], %(months)s::int4[], %(first_days)s::int4[], %(over_days)s::int4[])
+            as wanted (facility_id, month, first_day, over_day)
+        join facet_month on field = '' and value = '' and facet_month.month = wanted.month
+            and facet_month.facility_id = wanted.facility_id
+        cross join lateral (
+            select {days}, {gathered([ids, "files", *told_by_sums()])} from {source}
+            where each.facility_id = wanted.facility_id and each.files <> 0
+        ) as found
+    """
+
+
+_MONTHS = _blocks_of(
+    "array_agg(day)",
+    "stratum_id",
+    "(select * from stratum_day where day >= wanted.first_day and day < wanted.over_day) as each",
+)
+_LIVES = _blocks_of("null::int4[]", "id", "stratum as each")
