@@ -14,7 +14,7 @@ import msgspec
 from metadata_db.counting import Shape, Span, Statement, edges, since
 from metadata_db.filters import Filters, in_interval, together
 from metadata_db.paging import ENDED, LIVED
-from metadata_db.planning import Choice, found, span_values
+from metadata_db.planning import Choice, found
 from metadata_db.tables import IS_LONG, NO_DAY
 from metadata_db.vocabulary import Vocabulary
 
@@ -90,7 +90,7 @@ def coverage_by_day(filters: Filters, *, is_past: bool) -> Statement:
     sources = [days, _long_days("file f", [*ours, *([LIVED] if is_past else [])])]
     if is_past:
         sources.append(_long_days(ENDED, ours))
-    values = filters.values | span_values(span) | {"most_gaps": MAX_GAPS}
+    values = filters.values | span.values() | {"most_gaps": MAX_GAPS}
     return Statement(text=_coverage(filters, sources), values=values)
 
 

@@ -60,12 +60,12 @@ class Columns:
         """Return the values of a field by their codes."""
         return self.words[field].values
 
-    def allowed(self, field: str, wanted: Collection[Any]) -> NDArray[np.bool_]:
-        """Return whether the values of a field, by their codes, are among those that are wanted."""
+    def matching(self, field: str, wanted: Collection[Any]) -> NDArray[np.bool_]:
+        """Return for each stratum whether its value of a field is among those that are wanted."""
         words = self.words[field]
-        found = np.zeros(len(words.values), np.bool_)
-        found[[words.codes[value] for value in wanted if value in words.codes]] = True
-        return found
+        is_wanted = np.zeros(len(words.values), np.bool_)
+        is_wanted[[words.codes[value] for value in wanted if value in words.codes]] = True
+        return is_wanted[self.codes[field]]
 
 
 class ColumnStore:

@@ -63,6 +63,14 @@ class Span:
             over_day=LAST_DAY if end is None else (end - EPOCH) // DAY,
         )
 
+    def values(self) -> Values:
+        """Return the values of the parameters that cut files at the days."""
+        found: Values = {"first_day": self.first_day, "over_day": self.over_day}
+        if self.has_days:
+            cuts = (("first_moment", self.first_day), ("over_moment", self.over_day))
+            found |= {name: EPOCH + day * DAY for name, day in cuts if -(10**6) < day < 3 * 10**6}
+        return found
+
     def months(self) -> tuple[int, int]:
         """Return the first month, since year 0, that lies in the days as a whole, and the month after the last."""
         first, over = _month_of(self.first_day), _month_of(self.over_day)
@@ -189,25 +197,36 @@ def went_since(filters: Filters, extra: Sequence[str], *, shape: Shape = STRATA)
 # --- sums of strata in one row ----------------------------------------------------------------------------------------
 
 
-def strata(sources: Sequence[str]) -> str:
-    """Return one row with all that sources tell: an array for the strata and for each of the numbers `TOLD`."""
+def strata(sources: Sequence[str], names: Sequence[str] = TOLD) -> str:
+    """Return one row with all that sources tell: an array for the strata and for each of the numbers."""
     if not sources:
-        return f"select {', '.join(f'null::int8[] as {name}' for name in TOLD)}"
-    return f"select {gathered(TOLD)} from ({' union all '.join(sources)}) as source ({', '.join(TOLD)})"
+        return f"select {', '.join(f'null::int8[] as {name}' for name in names)}"
+    return f"select {gathered(names)} from ({' union all '.join(sources)}) as source ({', '.join(names)})"
 
 
-def versions(filters: Filters, span: Span) -> tuple[str, Values]:
-    """Return one row with the blocks that hold the whole days of an interval, or the whole life, as three arrays."""
+def with_blocks(sums: str, filters: Filters, *, by_day: bool = False) -> Statement:
+    """Return a row of sums, and before it the blocks that have the rest: arrays of facilities, months and revisions.
+
+    Parameters
+    ----------
+    by_day
+        Whether the blocks must have days; otherwise one has a whole life.
+    """
+    span = Span.of(filters.interval)
+    values: Values = {}
     if filters.interval is None:
-        first, last = ALL_MONTHS, ALL_MONTHS
+        condition = f"month {'<>' if by_day else '='} {ALL_MONTHS}"
+    elif span.has_days:
+        condition = "month between %(first_month)s and %(last_month)s"
+        values["first_month"], values["last_month"] = span.months_around()
     else:
-        first, last = span.months_around()
-    text = (
+        condition = "false"
+    blocks = (
         "select array_agg(facility_id), array_agg(month), array_agg(revision) from facet_month"
-        " where field = '' and value = '' and month between %(first_month)s and %(last_month)s"
-        " and facility_id = any(%(facilities)s)"
+        f" where field = '' and value = '' and {condition} and facility_id = any(%(facilities)s)"
     )
-    return text, {"first_month": first, "last_month": last}
+    text = f"select * from ({blocks}) as blocks cross join ({sums}) as sums"
+    return Statement(text=text, values=filters.values | span.values() | values)
 
 
 # --- files, found by one way ------------------------------------------------------------------------------------------

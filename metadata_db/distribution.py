@@ -7,27 +7,22 @@ a filter looks at more than strata, or a key is finer than the roll-ups, all com
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
-from metadata_db.counting import Shape, Span, Statement, edges, found_in_sample, since
-from metadata_db.filters import Filters, Values, together
-from metadata_db.planning import Choice, found, month_values, sample, span_values
-from metadata_db.tables import ALL_DAYS, ALL_MONTHS, HPX_ORDER, NO_DAY, NO_MONTH, SKY_ORDER
-from metadata_db.timeline import Binning
+from metadata_db.counting import Shape, Span, Statement, edges, found_in_sample, since, strata, with_blocks
+from metadata_db.filters import Filters, together
+from metadata_db.planning import Choice, found, sample
+from metadata_db.sums import FILES, Numbers, numbered, summed, told_by_files, whole_bytes
+from metadata_db.tables import ALL_DAYS, HPX_ORDER, SKY_ORDER
+from metadata_db.timeline import NO_BIN, Binning
 
 
 class Distribution(Protocol):
     """What a file is counted under, and how the sums are told."""
 
-    @property
-    def is_ahead(self) -> bool:
-        """Whether the roll-ups know the keys."""
-
     def key(self, filters: Filters) -> str:
         """Return the key of a file ``f``; null is the key of those that have none."""
-
-    def ready(self, filters: Filters, span: Span) -> tuple[list[str], Values]:
-        """Return sources of key, files and bytes from the roll-ups, with all conditions applied, and their values."""
 
     def finish(self, spread: str) -> str:
         """Return the statement that tells the sums ``key, files, bytes``."""
@@ -41,47 +36,28 @@ class TimeDistribution:
     limit: int
     """Most rows told; the one of files without time comes first."""
 
-    @property
-    def is_ahead(self) -> bool:
-        """Whether all bins begin and end with days."""
-        return self.binning.has_whole_days
-
     def key(self, filters: Filters) -> str:
         """Return the bin of a file; what began before the interval counts as if it began with it."""
         has_begin = filters.interval is not None and filters.interval.begin is not None
         moment = "greatest(f.time_begin, %(time_begin)s)" if has_begin else "f.time_begin"
         return self.binning.number_of(moment)
 
-    def ready(self, filters: Filters, span: Span) -> tuple[list[str], Values]:
-        """Return days, and months where bins consist of them and every file of a month counts."""
-        first_month, over_month = span.months()
-        has_all_life = filters.interval is None
-        if filters.counted or not self.binning.months or not (has_all_life or first_month < over_month):
-            return ([self._days(filters)] if span.has_days else []), {}
-        if has_all_life:
-            return [self._months(f"month <> {ALL_MONTHS}")], {}
-        sources = [self._months("month >= %(first_month)s and month < %(over_month)s")]
-        values = month_values(first_month, over_month)
-        if span.first_day < values["first_of_months"]:
-            sources.append(self._days(filters, over="%(first_of_months)s"))
-        if values["over_of_months"] < span.over_day:
-            sources.append(self._days(filters, first="%(over_of_months)s"))
-        return sources, values
-
-    def _days(self, filters: Filters, *, first: str = "%(first_day)s", over: str = "%(over_day)s") -> str:
-        number = f"case when t.day <> {NO_DAY} then {self.binning.number_of_day('t.day')} end"
-        is_asked = "true" if filters.interval is None else f"t.day >= {first} and t.day < {over}"
-        return (
-            f"select {number}, files, bytes from (select t.day, sum(t.files) as files, sum(t.bytes) as bytes"
-            f" from stratum_day as t {_of_strata(filters)} and {is_asked} group by 1) as t"
-        )
-
-    def _months(self, condition: str) -> str:
-        number = f"case when month <> {NO_MONTH} then {self.binning.number_of_month('month')} end"
-        return (
-            f"select {number}, files, bytes from facet_month"
-            f" where field = '' and facility_id = any(%(facilities)s) and {condition}"
-        )
+    def rows(self, keys: Numbers, numbers: Numbers) -> list[tuple[Any, ...]]:
+        """Return what the statement would, from bins and sums of files and bytes; a bin may be there several times."""
+        has_bin = keys != NO_BIN
+        no_bin = numbers[:, ~has_bin].sum(axis=1, keepdims=True)
+        keys, numbers = keys[has_bin], numbers[:, has_bin]
+        if len(keys):
+            base = keys.min()
+            keys, at = numbered(keys - base)
+            keys, numbers = keys + base, summed(numbers, at, len(keys))
+            is_left = numbers[FILES] != 0
+            keys, numbers = keys[is_left], numbers[:, is_left]
+        first, last = (int(keys[0]), int(keys[-1])) if len(keys) else (None, None)
+        counts = zip(keys.tolist(), numbers[FILES].tolist(), whole_bytes(numbers), strict=True)
+        rows = [(key, files, float(size), first, last) for key, files, size in islice(counts, self.limit)]
+        without = int(no_bin[FILES, 0])
+        return [*([(None, without, float(*whole_bytes(no_bin)), first, last)] if without else []), *rows]
 
     def finish(self, spread: str) -> str:
         """Return the bins in order, which tell the range of their numbers even when there are too many of them."""
@@ -106,10 +82,13 @@ class SkyDistribution:
         """Return the cell of a file."""
         return f"(f.hpx >> {2 * (HPX_ORDER - self.order)})::int4"
 
-    def ready(self, filters: Filters, span: Span) -> tuple[list[str], Values]:
-        """Return the kept cells, and all files less those that have one: they have no position."""
+    def ready(self, filters: Filters, span: Span) -> list[str]:
+        """Return sources of key, files and bytes from the roll-ups, with all conditions applied.
+
+        The kept cells, and all files less those that have one: they have no position.
+        """
         if not span.has_days:
-            return [], {}
+            return []
         has_all_life = filters.interval is None
         days = "t.day >= %(first_day)s and t.day < %(over_day)s"
         chosen = _of_strata(filters)
@@ -120,7 +99,7 @@ class SkyDistribution:
             f"select t.cell >> {2 * (SKY_ORDER - self.order)}, sum(t.files), sum(t.bytes) {cells} group by 1",
             f"select null::int4, -sum(t.files), -sum(t.bytes) {cells}",
             f"select null::int4, sum(t.files), sum(t.bytes) {everything}",
-        ], {}
+        ]
 
     def finish(self, spread: str) -> str:
         """Return one row: two texts of bytes are told faster than thousands of rows."""
@@ -169,13 +148,26 @@ def _shape(kind: Distribution, filters: Filters) -> Shape:
     return Shape(keys=keys, sums=("f.size_bytes",))
 
 
-def spread_ahead(kind: Distribution, filters: Filters, *, is_past: bool) -> Statement:
-    """Return the distribution of a question that strata and time alone decide."""
+def sky_ahead(kind: SkyDistribution, filters: Filters, *, is_past: bool) -> Statement:
+    """Return the distribution over the sky of a question that strata and time alone decide."""
     span, shape = Span.of(filters.interval), _shape(kind, filters)
-    ready, values = kind.ready(filters, span)
     sources = [*edges(filters, span, shape=shape), *(since(filters, shape=shape) if is_past else [])]
-    text = kind.finish(_spread(filters, sources, ready))
-    return Statement(text=text, values=filters.values | span_values(span) | values)
+    text = kind.finish(_spread(filters, sources, kind.ready(filters, span)))
+    return Statement(text=text, values=filters.values | span.values())
+
+
+def bins_ahead(kind: TimeDistribution, filters: Filters, *, is_past: bool) -> Statement:
+    """Return, of a question that strata and time alone decide, the bins that no block has, and which blocks there are.
+
+    One row of arrays: facilities, months and revisions of the blocks; strata, bins and numbers of files and bytes.
+    """
+    key = f"coalesce({kind.key(filters)}, {NO_BIN})"
+    shape = Shape(keys=("f.stratum_id", key), sums=told_by_files()[:2])
+    sources = [*edges(filters, Span.of(filters.interval), shape=shape)]
+    if is_past:
+        sources += since(filters, shape=shape)
+    names = ("stratum_id", "bin", "files", "bytes_over", "bytes_rest")
+    return with_blocks(strata(sources, names), filters, by_day=True)
 
 
 def spread_found(kind: Distribution, filters: Filters, choice: Choice, *, is_past: bool) -> Statement:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from metadata_db.counting import (
-    DAY,
-    EPOCH,
     SAMPLE_SHARE,
     SAMPLE_SLOTS,
     STRATA,
@@ -18,14 +16,13 @@ from metadata_db.counting import (
     Span,
     Statement,
     edges,
-    first_day_of,
     found_by,
     found_in_sample,
     found_in_time,
     since,
     strata,
-    versions,
     went_since,
+    with_blocks,
 )
 from metadata_db.filters import Filters, Way
 from metadata_db.paging import LIVED
@@ -148,38 +145,12 @@ def _slots(n_files: int, wanted: int) -> list[int]:
 
 
 def strata_ahead(filters: Filters, *, is_past: bool) -> Statement:
-    """Return what blocks do not say of a question that strata and time alone decide, and which blocks say the rest.
+    """Return, of a question that strata and time alone decide, the sums that no block has, and which blocks there are.
 
     One row of arrays: facilities, months and revisions of the blocks; strata and their numbers.
     """
-    span = Span.of(filters.interval)
-    sources = [*edges(filters, span), *(since(filters) if is_past else [])]
-    text, values = versions(filters, span)
-    if not span.has_days:
-        text = "select null::int4[], null::int4[], null::int8[]"
-    return Statement(
-        text=f"select * from ({text}) as blocks cross join ({strata(sources)}) as sums",
-        values=filters.values | span_values(span) | values,
-    )
-
-
-def span_values(span: Span) -> dict[str, Any]:
-    """Return the values of the parameters that cut an interval at its days."""
-    values: dict[str, Any] = {"first_day": span.first_day, "over_day": span.over_day}
-    if span.has_days:
-        cuts = (("first_moment", span.first_day), ("over_moment", span.over_day))
-        values |= {name: EPOCH + day * DAY for name, day in cuts if -(10**6) < day < 3 * 10**6}
-    return values
-
-
-def month_values(first_month: int, over_month: int) -> dict[str, Any]:
-    """Return the values of the parameters that cut days at whole months."""
-    return {
-        "first_month": first_month,
-        "over_month": over_month,
-        "first_of_months": first_day_of(first_month),
-        "over_of_months": first_day_of(over_month),
-    }
+    sources = [*edges(filters, Span.of(filters.interval)), *(since(filters) if is_past else [])]
+    return with_blocks(strata(sources), filters)
 
 
 def strata_found(filters: Filters, choice: Choice, *, is_past: bool) -> Statement:

@@ -6,12 +6,14 @@ bits count, so that sums of them may run over.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metadata_db.canonical import set_checksum
+
+T = TypeVar("T", bound=np.signedinteger[Any])
 
 Ints: TypeAlias = NDArray[np.int32]
 Numbers: TypeAlias = NDArray[np.int64]
@@ -81,22 +83,36 @@ def add_up(parts: Sequence[Sums]) -> Sums:
     whole = joined(parts)
     if not len(whole):
         return NOTHING
-    places, at = _numbered(whole.places)
-    numbers = np.zeros((N_NUMBERS, len(places)), np.int64)
-    for into, row in zip(numbers, whole.numbers, strict=True):
-        np.add.at(into, at, row)
+    places, at = numbered(whole.places)
+    numbers = summed(whole.numbers, at, len(places))
     is_left: NDArray[np.bool_] = np.logical_or.reduce(numbers != 0)
     return Sums(places=places, numbers=numbers).where(is_left)
 
 
-def _numbered(places: Ints) -> tuple[Ints, NDArray[np.intp]]:
-    """Return the different places, and at which of them each one is: by counting, which is quicker than sorting."""
-    is_there = np.zeros(int(places.max()) + 1, np.bool_)
-    is_there[places] = True
-    different = np.flatnonzero(is_there).astype(np.int32)
+def summed(numbers: Numbers, at: "NDArray[np.integer[Any]]", n: int) -> Numbers:
+    """Return rows of `n` sums, to which each column of numbers is added at its place."""
+    found = np.zeros((len(numbers), n), np.int64)
+    for into, row in zip(found, numbers, strict=True):
+        np.add.at(into, at, row)
+    return found
+
+
+def whole_bytes(numbers: Numbers) -> list[int]:
+    """Return the bytes of columns of numbers."""
+    return [(high << 32) + low for high, low in numbers[[BYTES_HIGH, BYTES_LOW]].T.tolist()]
+
+
+def numbered(keys: "NDArray[T]") -> "tuple[NDArray[T], NDArray[np.intp]]":
+    """Return the different ones of some whole numbers from 0 on, in order, and at which of them each one is.
+
+    By counting, which is quicker than sorting: they must not be far apart.
+    """
+    is_there = np.zeros(int(keys.max()) + 1, np.bool_)
+    is_there[keys] = True
+    different = np.flatnonzero(is_there)
     numbers = np.empty(len(is_there), np.intp)
     numbers[different] = np.arange(len(different))
-    return different, numbers[places]
+    return different.astype(keys.dtype), numbers[keys]
 
 
 # --- what statements tell ---------------------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from metadata_db.blocks import Blocks, Memory, Version
 from metadata_db.columns import Columns, ColumnStore
 from metadata_db.counting import Span
 from metadata_db.database import Database
+from metadata_db.distribution import TimeDistribution, bins_ahead
 from metadata_db.filters import COUNTED, Filters
 from metadata_db.lookup import LookUps, View
 from metadata_db.planning import MAX_LOOKED_AT, Choice, strata_ahead, strata_found, strata_sampled
 from metadata_db.sums import (
-    BYTES_HIGH,
-    BYTES_LOW,
     FILES,
     NOTHING,
+    PRINT_HIGH,
     Chosen,
     Ints,
     Numbers,
@@ -33,7 +33,11 @@ from metadata_db.sums import (
     Total,
     add_up,
     read_sums,
+    summed,
+    whole_bytes,
 )
+from metadata_db.tables import NO_DAY
+from metadata_db.timeline import NO_BIN
 
 MAX_BYTES = 64_000_000
 """Memory for sums of questions: a hundred whose files are of ten thousand strata, as those of a season are."""
@@ -71,18 +75,12 @@ class Tally:
 
     def values(self, field: str) -> list[tuple[Any, int, int]]:
         """Return each value of a field with files and bytes, whatever is chosen in this field itself."""
-        is_chosen = self._but_for(field)
-        codes = self.columns.codes[field][self.sums.places[is_chosen]]
-        numbers = np.zeros((3, len(self.columns.values(field))), np.int64)
-        for into, row in zip(numbers, (FILES, BYTES_HIGH, BYTES_LOW), strict=True):
-            np.add.at(into, codes, self.sums.numbers[row, is_chosen])
-        there = np.flatnonzero(numbers[0])
+        sums = self.sums.where(self._but_for(field))
         values = self.columns.values(field)
-        return [
-            (values[code], files, (high << 32) + low)
-            for code, files, high, low in zip(there.tolist(), *numbers[:, there].tolist(), strict=True)
-            if code
-        ]
+        numbers = summed(sums.numbers[:PRINT_HIGH], self.columns.codes[field][sums.places], len(values))
+        there = np.flatnonzero(numbers[FILES])
+        counts = zip(there.tolist(), numbers[FILES, there].tolist(), whole_bytes(numbers[:, there]), strict=True)
+        return [(values[code], files, size) for code, files, size in counts if code]
 
     def _but_for(self, field: str) -> Chosen:
         others = [chosen for name, chosen in self.chosen.items() if name != field]
@@ -101,6 +99,10 @@ class Tallies:
         self._blocks = Blocks(database, self._columns)
         self._looked: Memory[Key, _Looked] = Memory(MAX_BYTES)
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+
+    async def warm_up(self) -> None:
+        """Fetch what questions will need."""
+        await self._blocks.warm_up()
 
     async def get(self, view: View, *, exact: bool, but_for: str = "") -> Tally:
         """Return the tally of a question.
@@ -124,16 +126,43 @@ class Tallies:
             if looked is None or (exact and looked.weight is not None):
                 looked = await self._look(view, choice, exact=exact)
                 self._looked.put(key, looked)
-        return self._choose(looked, view.filters)
+        matching = self._matching(view.filters)
+        return Tally(
+            sums=looked.sums,
+            weight=looked.weight,
+            columns=self._columns.columns,
+            chosen={field: chosen[looked.sums.places] for field, chosen in matching.items()},
+        )
 
-    def _choose(self, looked: _Looked, filters: Filters) -> Tally:
-        columns = self._columns.columns
-        chosen = {}
+    async def bins(self, view: View, kind: TimeDistribution) -> list[tuple[Any, ...]]:
+        """Return what the statement of a distribution would: of bins of whole days, if strata and time alone decide."""
+        ((facilities, months, revisions, ids, numbers, *told),) = await self._look_ups.read(
+            view, bins_ahead(kind, view.filters, is_past=view.is_past)
+        )
+        parts = []
+        if ids is not None:
+            parts.append((numbers, await self._columns.find(ids), np.stack(told)))
+        if facilities is not None:
+            span = Span.of(view.filters.interval)
+            for days, sums in await self._blocks.by_day(_versions(facilities, months, revisions), span):
+                bins = np.where(days == NO_DAY, NO_BIN, kind.binning.numbers_of_days(days))
+                parts.append((bins, sums.places, sums.numbers[:PRINT_HIGH]))
+        if not parts:
+            return []
+        keys, places = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
+        sizes = np.concatenate([part[2] for part in parts], axis=1)
+        is_chosen = places >= 0
+        for chosen in self._matching(view.filters).values():
+            is_chosen &= chosen[places]
+        return kind.rows(keys[is_chosen], sizes[:, is_chosen])
+
+    def _matching(self, filters: Filters) -> dict[str, NDArray[np.bool_]]:
+        """Return for each filter on strata which of all strata match."""
+        found = {}
         for field in filters.counted:
             wanted = filters.values[field]
-            allowed = columns.allowed(field, wanted if isinstance(wanted, Sequence) else [wanted])
-            chosen[field] = allowed[columns.codes[field][looked.sums.places]]
-        return Tally(sums=looked.sums, weight=looked.weight, columns=columns, chosen=chosen)
+            found[field] = self._columns.columns.matching(field, wanted if isinstance(wanted, list) else [wanted])
+        return found
 
     async def _look(self, view: View, choice: Choice, *, exact: bool) -> _Looked:
         if not view.filters.particular:
@@ -151,12 +180,15 @@ class Tallies:
         )
         found = [await self._read(ids, told)]
         if facilities is not None:
-            versions = map(Version, facilities.tolist(), months.tolist(), revisions.tolist())
-            found += await self._blocks.sums(versions, Span.of(view.filters.interval))
+            found += await self._blocks.sums(_versions(facilities, months, revisions), Span.of(view.filters.interval))
         return add_up(found)
 
     async def _read(self, ids: "Ints | None", told: Sequence[Numbers]) -> Sums:
         return NOTHING if ids is None else read_sums(await self._columns.find(ids), told)
+
+
+def _versions(*columns: Numbers) -> list[Version]:
+    return [Version(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def _key(view: View, *, is_narrowed: bool) -> Key:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from metadata_db.errors import BadInputError
 from metadata_db.query import Interval
@@ -28,6 +29,10 @@ _MOMENT = timedelta(microseconds=1)
 _SECOND_US, _DAY_US = 1_000_000, 86_400_000_000
 _MOST_S = 1e11
 """Widest bin, some 3000 years."""
+
+
+NO_BIN = -(2**62)
+"""Number of the bin of files without a time, where numbers cannot be null."""
 
 
 class TimeBin(Enum):
@@ -106,6 +111,13 @@ class Binning:
             return datetime(year, month + 1, 1, tzinfo=UTC)
         return _EPOCH + max(self.base_us + number * self.width_us, _us(datetime.min.replace(tzinfo=UTC))) * _MOMENT
 
+    def numbers_of_days(self, days: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the numbers of the bins of days since 1970; only where bins are unions of days."""
+        if self.months:
+            months = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64) + _EPOCH.year * 12
+            return months // self.months
+        return (days.astype(np.int64) * _DAY_US - self.base_us) // self.width_us
+
     # The same numbers, as SQL.
 
     def number_of(self, moment: str) -> str:
@@ -114,12 +126,6 @@ class Binning:
             months = f"extract(year from {moment}) * 12 + extract(month from {moment}) - 1"
             return self.number_of_month(f"({months})::int8")
         return f"((extract(epoch from {moment}) * {_SECOND_US})::int8 - ({self.base_us})) / {self.width_us}"
-
-    def number_of_day(self, day: str) -> str:
-        """Return the number of the bin of a day since 1970; only where bins are unions of days."""
-        if self.months:
-            return self.number_of(f"(date '1970-01-01' + {day})")
-        return f"({day}::int8 * {_DAY_US} - ({self.base_us})) / {self.width_us}"
 
     def number_of_month(self, month: str) -> str:
         """Return the number of the bin of a month since year 0; only where bins are unions of months."""
