@@ -22,9 +22,6 @@ from metadata_db.lookup import MovedOnError
 from metadata_db.sums import NOTHING, Ints, Numbers, Sums, add_up, gathered, read_sums, told_by_sums
 from metadata_db.tables import ALL_MONTHS, NO_DAY, NO_MONTH
 
-MAX_BYTES = 256_000_000
-"""Memory for blocks: those of 10 million generated files, 1.5 million sums of stratum and day, take 100 MB."""
-
 FETCHED_AT_ONCE = 30
 """Blocks that are fetched by one statement: of 10 million generated files some 25,000 sums, 50 milliseconds of work."""
 
@@ -121,7 +118,7 @@ class _Year:
 class Blocks:
     """Keeps blocks, and fetches those that are missing."""
 
-    def __init__(self, database: Database, columns: ColumnStore, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, database: Database, columns: ColumnStore, *, max_bytes: int) -> None:
         self._database = database
         self._columns = columns
         self._blocks: Memory[tuple[int, int], Block] = Memory(max_bytes * 4 // 5)

@@ -58,7 +58,7 @@ from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
 from metadata_db.sky import SkyMap, make_sky_map
 from metadata_db.tables import query
-from metadata_db.tallies import Tallies, Tally
+from metadata_db.tallies import MEMORY_BYTES, Tallies, Tally
 from metadata_db.timeline import DAYS, MAX_BINS, SECONDS, Binning, Histogram, WantedBins, make_histogram
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
@@ -108,14 +108,20 @@ class FacetValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Catalogue:
-    """Reads the catalogue."""
+    """Reads the catalogue.
 
-    def __init__(self, database: Database, vocabulary: VocabularyStore) -> None:
+    Parameters
+    ----------
+    memory_bytes
+        How much the process may keep of what has been counted.
+    """
+
+    def __init__(self, database: Database, vocabulary: VocabularyStore, *, memory_bytes: int = MEMORY_BYTES) -> None:
         self._database = database
         self.vocabulary = vocabulary
         self._alerts = AlertStore(database)
         self._look_ups = LookUps(database, vocabulary, self._alerts)
-        self._tallies = Tallies(database, self._look_ups)
+        self._tallies = Tallies(database, self._look_ups, memory_bytes=memory_bytes)
 
     async def warm_up(self) -> None:
         """Fetch what the first questions would else have to wait for: of 10 million files some seconds' work."""

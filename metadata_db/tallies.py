@@ -39,8 +39,9 @@ from metadata_db.sums import (
 from metadata_db.tables import NO_DAY
 from metadata_db.timeline import NO_BIN
 
-MAX_BYTES = 64_000_000
-"""Memory for sums of questions: a hundred whose files are of ten thousand strata, as those of a season are."""
+MEMORY_BYTES = 320_000_000
+"""Memory for sums. Those by stratum and day of 10 million generated files are 1.5 million and take 100 MB; those of a
+question about a season 0.5 MB."""
 
 _UNCOUNTED: Mapping[str, Any] = {**dict.fromkeys(("facility", *COUNTED), ()), "is_simulation": None}
 
@@ -93,11 +94,11 @@ Key: TypeAlias = tuple[Any, ...]
 class Tallies:
     """Looks questions up, and keeps what was found for a while."""
 
-    def __init__(self, database: Database, look_ups: LookUps) -> None:
+    def __init__(self, database: Database, look_ups: LookUps, *, memory_bytes: int) -> None:
         self._look_ups = look_ups
         self._columns = ColumnStore(database)
-        self._blocks = Blocks(database, self._columns)
-        self._looked: Memory[Key, _Looked] = Memory(MAX_BYTES)
+        self._blocks = Blocks(database, self._columns, max_bytes=memory_bytes * 4 // 5)
+        self._looked: Memory[Key, _Looked] = Memory(memory_bytes // 5)
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def warm_up(self) -> None:

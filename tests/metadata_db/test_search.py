@@ -343,18 +343,22 @@ class World:
             await AlertStore(self.database).put(alerts)
         history = History(revisions=dict.fromkeys(FACILITIES, 0), alert_lists=ALERT_LISTS)
         for batch in batches:
-            body = chunked(b"".join(msgspec.json.encode(item) + b"\n" for item in batch))
-            records = [item for item in batch if isinstance(item, FileRecord)]
-            told: IngestReport | RemovalReport
-            if records:
-                told, counts = await self.ingest.load(body, allowed=None), history.ingest(records)
-            else:
-                told = await self.ingest.remove(body, allowed=None)
-                counts = history.remove([item for item in batch if isinstance(item, Removal)])
-            assert {name: getattr(told, name) for name in counts} == counts
-            assert (told.received, told.rejected) == (len(batch), 0)
+            await self.take(batch, history)
         assert await self.catalogue.revisions() == history.revisions
         return await self._numbered(history)
+
+    async def take(self, batch: Batch, history: History) -> None:
+        """Take one more batch, here and in plain Python."""
+        body = chunked(b"".join(msgspec.json.encode(item) + b"\n" for item in batch))
+        records = [item for item in batch if isinstance(item, FileRecord)]
+        told: IngestReport | RemovalReport
+        if records:
+            told, counts = await self.ingest.load(body, allowed=None), history.ingest(records)
+        else:
+            told = await self.ingest.remove(body, allowed=None)
+            counts = history.remove([item for item in batch if isinstance(item, Removal)])
+        assert {name: getattr(told, name) for name in counts} == counts
+        assert (told.received, told.rejected) == (len(batch), 0)
 
     async def _numbered(self, history: History) -> History:
         columns = (
@@ -458,6 +462,31 @@ async def test_every_facet_counts_what_plain_python_counts(
                 facets = await world.catalogue.facets(asked, revisions, [field], limit=limit)
                 told = [(facet.value, facet.count, facet.bytes) for facet in facets[field]]
                 assert told == expected[:limit], (field, asked.canonical)
+
+
+@examples(15)
+@given(batches, questions(), moments())
+@pytest.mark.anyio
+async def test_what_a_process_remembers_is_never_told_of_another_moment(
+    world: World, batches: list[Batch], questions: list[SearchQuery], back: Mapping[str, int]
+) -> None:
+    """The same questions again and again, between batches that change what they find."""
+    history = await world.fill([])
+    chosen = questions[-1]
+    asked_again = [questions[0], questions[NUMBER_OF_TIME], *questions[-2:], replace_query(chosen, level=("DL3",))]
+    for batch in batches:
+        await world.take(batch, history)
+        for asked, revisions in itertools.product(asked_again, (history.revisions, history.back(back))):
+            found = history.find(asked, revisions)
+            summary = await world.catalogue.summary(asked, revisions)
+            assert (summary.count, summary.bytes, summary.checksum) == evaluate_summary(found), asked.canonical
+            for field in (FacetField.FACILITY, FacetField.OBJECT, FacetField.LEVEL):
+                facets = await world.catalogue.facets(asked, revisions, [field], limit=100)
+                told = [(facet.value, facet.count, facet.bytes) for facet in facets[field]]
+                assert told == evaluate_facet(history.find(asked, revisions, without=field.value), field.value)
+            bins = await world.catalogue.timeline(asked, revisions, parse_bins(TimeBin.MONTH, None, None))
+            counts = np.frombuffer(bins.counts, "<u4")
+            assert counts.sum() + bins.no_time == len(found)
 
 
 BINS_BEGIN: Mapping[str, Callable[[datetime], datetime]] = {
