@@ -1,5 +1,6 @@
 """The service as one ASGI application: makes, wires and closes every long-lived object; lists the routes."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -73,7 +74,7 @@ class Service:
         cache = CacheManager(str(settings.redis_url), answer_ttl_s=settings.answer_ttl_s)
         queue = TaskQueue(settings.catalogue)
         vocabulary = VocabularyStore(database)
-        catalogue = Catalogue(database, vocabulary)
+        catalogue = Catalogue(database, vocabulary, memory_bytes=settings.counting_mb * 1_000_000)
         ledger = ExportLedger(database, queue)
         return cls(
             settings=settings,
@@ -103,7 +104,16 @@ class Service:
                 stack.callback(self.workshop.close)
             await self.queue.open()
             stack.push_async_callback(self.queue.close)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            stack.callback(tasks.create_task(self._warm_up()).cancel)
             yield
+
+    async def _warm_up(self) -> None:
+        try:
+            await self.catalogue.warm_up()
+        except Exception:  # whatever it is, nothing waits for it
+            # Nothing is lost: the first questions fetch what they need.
+            logger.warning("sums could not be fetched ahead", extra={"action": "warm up"}, exc_info=True)
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes of the service."""

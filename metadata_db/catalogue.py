@@ -53,7 +53,6 @@ from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
 from metadata_db.moments import Moment, read_moment, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
-from metadata_db.planning import MAX_LOOKED_AT
 from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
 from metadata_db.sky import SkyMap, make_sky_map
@@ -232,7 +231,7 @@ class Catalogue:
 
         async def look_up(view: View) -> Page:
             choice = await self._look_ups.choose(view)
-            way = choice.way if choice.bound <= MAX_LOOKED_AT else None
+            way = choice.way if choice.is_short else None
             is_rare = way is None and await self._look_ups.is_rare(view)
             statement = page_statement(
                 view.filters, order, first, behind, way=way, is_rare=is_rare, is_past=view.is_past
@@ -306,7 +305,7 @@ class Catalogue:
 
     async def _fit_bins(self, view: View, wanted: WantedBins, *, exact: bool) -> Binning:
         """Return the bins for an interval with an open end, which depend on where the files are."""
-        is_small = (await self._look_ups.choose(view, looks_at_files=True)).bound <= MAX_LOOKED_AT
+        is_small = (await self._look_ups.choose(view, looks_at_files=True)).is_short
         coarse = SECONDS if view.filters.particular or is_small else DAYS
         rows, _ = await self._bin(view, TimeDistribution(binning=coarse, limit=1), exact=exact)
         first, last = rows[0][3:] if rows else (None, None)
@@ -370,7 +369,7 @@ class Catalogue:
     ) -> tuple[list[tuple[Any, ...]], float | None]:
         """Return the rows of a distribution; of a sample, also how many files each file stands for."""
         choice = await self._look_ups.choose(view, looks_at_files=True)
-        if exact or choice.bound <= MAX_LOOKED_AT:
+        if exact or choice.is_short:
             return await self._look_ups.read(view, spread_found(kind, view.filters, choice, is_past=view.is_past)), None
         statement, weight = spread_sampled(kind, view.filters, choice)
         return await self._look_ups.read(view, statement, is_sample=True), weight
@@ -442,7 +441,7 @@ class Catalogue:
 
         async def look_up(view: View) -> list[int]:
             choice = await self._look_ups.choose(view)
-            way = choice.way if choice.bound <= MAX_LOOKED_AT else None
+            way = choice.way if choice.is_short else None
             statement = ids_statement(view.filters, way=way, is_past=view.is_past)
             return [number for (number,) in await self._look_ups.read(view, statement)]
 

@@ -49,6 +49,11 @@ class Choice:
     in_time: int
     """How many files of the facilities there are in the interval."""
 
+    @property
+    def is_short(self) -> bool:
+        """Whether all files that it leads to may be looked at."""
+        return self.bound <= MAX_LOOKED_AT
+
 
 def probe(filters: Filters) -> tuple[Statement, Sequence[str]]:
     """Return a statement that tells how many files each way leads to, and the names of its columns.

@@ -21,7 +21,7 @@ from metadata_db.database import Database
 from metadata_db.distribution import TimeDistribution, bins_ahead
 from metadata_db.filters import COUNTED, Filters
 from metadata_db.lookup import LookUps, View
-from metadata_db.planning import MAX_LOOKED_AT, Choice, strata_ahead, strata_found, strata_sampled
+from metadata_db.planning import Choice, strata_ahead, strata_found, strata_sampled
 from metadata_db.sums import (
     FILES,
     NOTHING,
@@ -168,7 +168,7 @@ class Tallies:
     async def _look(self, view: View, choice: Choice, *, exact: bool) -> _Looked:
         if not view.filters.particular:
             return _Looked(sums=await self._look_ahead(view), weight=None)
-        if exact or choice.bound <= MAX_LOOKED_AT:
+        if exact or choice.is_short:
             statement, weight = strata_found(view.filters, choice, is_past=view.is_past), None
         else:
             statement, weight = strata_sampled(view.filters, choice)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import metadata_db.catalogue
+import metadata_db.planning
 from aggregator.api.context import Context
 from aggregator.api.schema import create_schema
 from aggregator.controller import Answer, CoreController, Prepare
@@ -126,7 +126,7 @@ async def test_an_answer_of_the_past_is_no_estimate(
     controller: CoreController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if five files were too many to look at: a path is nothing that files are counted by.
-    monkeypatch.setattr(metadata_db.catalogue, "MAX_LOOKED_AT", 0)
+    monkeypatch.setattr(metadata_db.planning, "MAX_LOOKED_AT", 0)
     asked = SearchQuery(path=("**",))
     present = await controller.search(asked, prepare=Prepare.NEVER)
     assert present.summary.is_estimate

@@ -28,7 +28,7 @@ async def n_sampled(ingest: Ingest, vocabulary: VocabularyStore, monkeypatch: py
         for at in range(2000)
     ]
     await load(ingest, *records)
-    monkeypatch.setattr("metadata_db.catalogue.MAX_LOOKED_AT", 0)
+    monkeypatch.setattr("metadata_db.planning.MAX_LOOKED_AT", 0)
     prints = [fingerprint(item.storage, item.path, item.size_bytes, item.sha256) for item in records]
     return sum(low & 255 == 0 for _, low in prints)
 
