@@ -104,8 +104,8 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Year:
-    """Sums by stratum of all blocks of a facility in a year."""
+class _Years:
+    """Sums by stratum of all blocks of a facility in one or more years."""
 
     versions: Sequence[Version]
     sums: Sums
@@ -122,7 +122,7 @@ class Blocks:
         self._database = database
         self._columns = columns
         self._blocks: Memory[tuple[int, int], Block] = Memory(max_bytes * 4 // 5)
-        self._years: Memory[tuple[int, int], _Year] = Memory(max_bytes // 5)
+        self._years: Memory[tuple[int, int, int], _Years] = Memory(max_bytes // 5)
         self._lock = asyncio.Lock()
 
     async def sums(self, versions: Iterable[Version], span: Span) -> list[Sums]:
@@ -139,26 +139,30 @@ class Blocks:
             The catalogue has moved on since `versions` were read.
         """
         found: list[Sums] = []
-        asked: list[Version] = []
-        years: list[list[Version]] = []
-        for key, each in groupby(sorted(versions), lambda version: (version.facility, version.month // 12)):
-            months = list(each)
-            if not _holds_year(span, key[1]):
-                asked += months
-            elif (year := self._years.get(key)) is not None and year.versions == months:
-                found.append(year.sums)
-            else:
-                asked += months
-                years.append(months)
-        blocks = await self.get(asked)
-        for months in years:
-            year = _Year(versions=months, sums=add_up([blocks.pop(month).sums for month in months]))
-            self._years.put((months[0].facility, months[0].month // 12), year)
-            found.append(year.sums)
+        cut: list[Version] = []
+        for _, of_facility in groupby(sorted(versions), lambda version: version.facility):
+            whole: list[Version] = []
+            for version in of_facility:
+                (whole if _holds_year(span, version.month // 12) else cut).append(version)
+            if whole:
+                found.append(await self._whole_years(whole))
         return found + [
             block.sums if _holds_month(span, version.month) else block.during(span.first_day, span.over_day)[1]
-            for version, block in blocks.items()
+            for version, block in (await self.get(cut)).items()
         ]
+
+    async def _whole_years(self, versions: Sequence[Version]) -> Sums:
+        """Return the sums of all blocks of a facility in some years, from those of each year."""
+        key = (versions[0].facility, versions[0].month, versions[-1].month)
+        if (known := self._years.get(key)) is not None and known.versions == versions:
+            return known.sums
+        years = [list(each) for _, each in groupby(versions, lambda version: version.month // 12)]
+        if len(years) > 1:
+            sums = add_up([await self._whole_years(year) for year in years])
+        else:
+            sums = add_up([block.sums for block in (await self.get(versions)).values()])
+        self._years.put(key, _Years(versions=versions, sums=sums))
+        return sums
 
     async def by_day(self, versions: Sequence[Version], span: Span) -> list[tuple[Ints, Sums]]:
         """Return the same sums with their days.

@@ -13,6 +13,7 @@ question, each of which ignores its own choice.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from metadata_db.filters import Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
@@ -88,6 +89,7 @@ def _month_of(day: int) -> int:
     return date.year * 12 + date.month - 1
 
 
+@lru_cache(maxsize=10_000)
 def first_day_of(month: int) -> int:
     """Return the first day, since 1970, of a month since year 0."""
     year, at = divmod(month, 12)

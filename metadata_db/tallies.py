@@ -8,6 +8,7 @@ of an answer as of certain revisions, so they never become wrong.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -23,7 +24,6 @@ from metadata_db.filters import COUNTED, Filters
 from metadata_db.lookup import LookUps, View
 from metadata_db.planning import Choice, strata_ahead, strata_found, strata_sampled
 from metadata_db.sums import (
-    FILES,
     NOTHING,
     PRINT_HIGH,
     Chosen,
@@ -76,12 +76,22 @@ class Tally:
 
     def values(self, field: str) -> list[tuple[Any, int, int]]:
         """Return each value of a field with files and bytes, whatever is chosen in this field itself."""
-        sums = self.sums.where(self._but_for(field))
+        is_chosen = self._but_for(field)
+        codes = self.columns.codes[field][self.sums.places[is_chosen]]
         values = self.columns.values(field)
-        numbers = summed(sums.numbers[:PRINT_HIGH], self.columns.codes[field][sums.places], len(values))
-        there = np.flatnonzero(numbers[FILES])
-        counts = zip(there.tolist(), numbers[FILES, there].tolist(), whole_bytes(numbers[:, there]), strict=True)
-        return [(values[code], files, size) for code, files, size in counts if code]
+        files, *sizes = summed(self._counts[:, is_chosen], codes, len(values))
+        there = np.flatnonzero(files)
+        told = sizes[0][there].tolist() if len(sizes) == 1 else whole_bytes(np.stack([files, *sizes])[:, there])
+        counts = zip(there.tolist(), files[there].tolist(), told, strict=True)
+        return [(values[code], count, size) for code, count, size in counts if code]
+
+    @cached_property
+    def _counts(self) -> Numbers:
+        """Files and bytes; bytes in two parts only if they would not fit into one."""
+        files, high, low = self.sums.numbers[:PRINT_HIGH]
+        if np.abs(high).sum() >= 2**30:
+            return self.sums.numbers[:PRINT_HIGH]
+        return np.stack([files, (high << 32) + low])
 
     def _but_for(self, field: str) -> Chosen:
         others = [chosen for name, chosen in self.chosen.items() if name != field]
