@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -84,7 +85,7 @@ class Version(NamedTuple):
     """The last one that changed a file that begins in it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """Sums by stratum and day, in the order of days; those of the whole life have no days."""
 
@@ -101,6 +102,16 @@ class Block:
         """Return some days with their sums."""
         begin, over = np.searchsorted(self.days, [first_day, over_day])
         return self.days[begin:over], self.sums.where(slice(begin, over))
+
+    @cached_property
+    def of_all_strata(self) -> "Block":
+        """Sums by day alone, at a place that means nothing."""
+        if not len(self.days):
+            return self
+        begins = np.flatnonzero(np.diff(self.days, prepend=self.days[0] - 1))
+        numbers = np.add.reduceat(self.sums.numbers, begins, axis=1)
+        sums = Sums(places=np.zeros(len(begins), np.int32), numbers=numbers)
+        return Block(revision=self.revision, days=self.days[begins], sums=sums)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,19 +175,22 @@ class Blocks:
         self._years.put(key, _Years(versions=versions, sums=sums))
         return sums
 
-    async def by_day(self, versions: Sequence[Version], span: Span) -> list[tuple[Ints, Sums]]:
-        """Return the same sums with their days.
+    async def by_day(
+        self, versions: Sequence[Version], span: Span, *, by_stratum: bool = True
+    ) -> list[tuple[Ints, Sums]]:
+        """Return the same sums with their days, perhaps those of all strata together.
 
         Raises
         ------
         MovedOnError
             The catalogue has moved on since `versions` were read.
         """
-        blocks = await self.get(versions)
-        # Files without a time are asked for with the whole life only.
-        whole = (NO_DAY, LAST_DAY)
-        days = (span.first_day, span.over_day)
-        return [block.during(*(whole if version.month == NO_MONTH else days)) for version, block in blocks.items()]
+        found = []
+        for version, block in (await self.get(versions)).items():
+            # Files without a time are asked for with the whole life only.
+            days = (NO_DAY, LAST_DAY) if version.month == NO_MONTH else (span.first_day, span.over_day)
+            found.append((block if by_stratum else block.of_all_strata).during(*days))
+        return found
 
     async def warm_up(self) -> None:
         """Fetch what questions will need, the last years first, as far as there is room."""

@@ -272,7 +272,9 @@ class Catalogue:
         self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool
     ) -> dict[FacetField, list[FacetValue]]:
         async def look_up(view: View) -> dict[FacetField, list[FacetValue]]:
-            tallies = {field: await self._tallies.get(view, exact=exact, but_for=field.value) for field in fields}
+            tallies = dict.fromkeys(fields, await self._tallies.get(view, exact=exact))
+            if asked.object and FacetField.OBJECT in fields:
+                tallies[FacetField.OBJECT] = await self._tallies.get(view, exact=exact, is_narrow=False)
             return {field: _facet_values(field, tally, view.vocabulary, limit) for field, tally in tallies.items()}
 
         return await self._look_ups.as_of(asked, revisions, look_up)

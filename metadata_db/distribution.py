@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from metadata_db.counting import Shape, Span, Statement, edges, found_in_sample, since, strata, with_blocks
+import numpy as np
+
+from metadata_db.counting import LAST_DAY, Shape, Span, Statement, edges, found_in_sample, since, strata, with_blocks
 from metadata_db.filters import Filters, together
 from metadata_db.planning import Choice, found, sample
-from metadata_db.sums import FILES, Numbers, numbered, summed, told_by_files, whole_bytes
-from metadata_db.tables import ALL_DAYS, HPX_ORDER, SKY_ORDER
+from metadata_db.sums import FILES, Ints, Numbers, numbered, summed, told_by_files, whole_bytes
+from metadata_db.tables import ALL_DAYS, HPX_ORDER, NO_DAY, SKY_ORDER
 from metadata_db.timeline import NO_BIN, Binning
 
 
@@ -41,6 +43,14 @@ class TimeDistribution:
         has_begin = filters.interval is not None and filters.interval.begin is not None
         moment = "greatest(f.time_begin, %(time_begin)s)" if has_begin else "f.time_begin"
         return self.binning.number_of(moment)
+
+    def of_days(self, days: Ints, numbers: Numbers) -> tuple[Numbers, Numbers]:
+        """Return bins and their sums, from sums of days; a bin may be there several times."""
+        has_day = days != NO_DAY
+        before = int(days[has_day].min(initial=LAST_DAY)) - 1
+        different, at = numbered(np.where(has_day, days - before, 0))
+        bins = np.where(different == 0, NO_BIN, self.binning.numbers_of_days(different + before))
+        return bins, summed(numbers, at, len(different))
 
     def rows(self, keys: Numbers, numbers: Numbers) -> list[tuple[Any, ...]]:
         """Return what the statement would, from bins and sums of files and bytes; a bin may be there several times."""

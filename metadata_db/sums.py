@@ -107,7 +107,7 @@ def numbered(keys: "NDArray[T]") -> "tuple[NDArray[T], NDArray[np.intp]]":
 
     By counting, which is quicker than sorting: they must not be far apart.
     """
-    is_there = np.zeros(int(keys.max()) + 1, np.bool_)
+    is_there = np.zeros(int(keys.max(initial=0)) + 1, np.bool_)
     is_there[keys] = True
     different = np.flatnonzero(is_there)
     numbers = np.empty(len(is_there), np.intp)

@@ -32,12 +32,11 @@ from metadata_db.sums import (
     Sums,
     Total,
     add_up,
+    joined,
     read_sums,
     summed,
     whole_bytes,
 )
-from metadata_db.tables import NO_DAY
-from metadata_db.timeline import NO_BIN
 
 MEMORY_BYTES = 320_000_000
 """Memory for sums. Those by stratum and day of 10 million generated files are 1.5 million and take 100 MB; those of a
@@ -115,20 +114,20 @@ class Tallies:
         """Fetch what questions will need."""
         await self._blocks.warm_up()
 
-    async def get(self, view: View, *, exact: bool, but_for: str = "") -> Tally:
+    async def get(self, view: View, *, exact: bool, is_narrow: bool = True) -> Tally:
         """Return the tally of a question.
 
         Parameters
         ----------
         exact
             Whether to look at every file, however many there are; otherwise a sample may stand for many.
-        but_for
-            The field whose values will be asked for: what is looked at is not narrowed by the choice in it.
+        is_narrow
+            Whether the chosen objects may lead to the files. Their own facet wants the files of others, too.
         """
         choice = await self._look_ups.choose(view)
         by_object = view.filters.ways.get("object")
         is_narrowed = choice.way is not None and choice.way == by_object
-        if is_narrowed and but_for == "object":
+        if is_narrowed and not is_narrow:
             choice, is_narrowed = replace(choice, way=None, bound=choice.in_time), False
         key = _key(view, is_narrowed=is_narrowed)
         # Summary and facets are asked for at once: who comes second waits for what the first one finds.
@@ -147,25 +146,31 @@ class Tallies:
 
     async def bins(self, view: View, kind: TimeDistribution) -> list[tuple[Any, ...]]:
         """Return what the statement of a distribution would: of bins of whole days, if strata and time alone decide."""
-        ((facilities, months, revisions, ids, numbers, *told),) = await self._look_ups.read(
-            view, bins_ahead(kind, view.filters, is_past=view.is_past)
+        filters = view.filters
+        ((facilities, months, revisions, ids, bins, *told),) = await self._look_ups.read(
+            view, bins_ahead(kind, filters, is_past=view.is_past)
         )
-        parts = []
-        if ids is not None:
-            parts.append((numbers, await self._columns.find(ids), np.stack(told)))
+        places = None if ids is None else await self._columns.find(ids)
+        blocks = []
         if facilities is not None:
-            span = Span.of(view.filters.interval)
-            for days, sums in await self._blocks.by_day(_versions(facilities, months, revisions), span):
-                bins = np.where(days == NO_DAY, NO_BIN, kind.binning.numbers_of_days(days))
-                parts.append((bins, sums.places, sums.numbers[:PRINT_HIGH]))
+            versions, span = _versions(facilities, months, revisions), Span.of(filters.interval)
+            blocks = await self._blocks.by_day(versions, span, by_stratum=bool(filters.counted))
+        is_chosen = np.logical_and.reduce([*self._matching(filters).values()])
+        parts = []
+        if places is not None:
+            here = places >= 0 if not filters.counted else (places >= 0) & is_chosen[places]
+            parts.append((bins[here], np.stack(told)[:, here]))
+        if blocks:
+            days, sums = np.concatenate([days for days, _ in blocks]), joined([sums for _, sums in blocks])
+            if filters.counted:
+                here = is_chosen[sums.places]
+                days, sums = days[here], sums.where(here)
+            parts.append(kind.of_days(days, sums.numbers[:PRINT_HIGH]))
         if not parts:
             return []
-        keys, places = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
-        sizes = np.concatenate([part[2] for part in parts], axis=1)
-        is_chosen = places >= 0
-        for chosen in self._matching(view.filters).values():
-            is_chosen &= chosen[places]
-        return kind.rows(keys[is_chosen], sizes[:, is_chosen])
+        return kind.rows(
+            np.concatenate([bins for bins, _ in parts]), np.concatenate([numbers for _, numbers in parts], axis=1)
+        )
 
     def _matching(self, filters: Filters) -> dict[str, NDArray[np.bool_]]:
         """Return for each filter on strata which of all strata match."""
