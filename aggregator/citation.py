@@ -4,12 +4,16 @@ The address names the question and a revision of the catalogue, which together s
 text says the same to people; what only the reader knows, the day of access, is left open.
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-from aggregator.controller import QuickResponse
+import msgspec
+
 from metadata_db.query import SearchQuery
+from metadata_db.records import Count
 from metadata_db.vocabulary import Vocabulary
 
 MAX_WORDS = 5
@@ -28,31 +32,169 @@ def cite_url(query_id: str, revision: int) -> str:
     return f"/q/{query_id}@{revision}"
 
 
-def cite(response: QuickResponse, vocabulary: Vocabulary, at: datetime | None) -> str:
-    """Return the text by which an answer that was counted exactly is cited.
+class CitedAnswer(Protocol):
+    """What is cited of an answer: its question, and what the catalogue was at."""
+
+    @property
+    def query(self) -> SearchQuery: ...  # noqa: D102
+
+    @property
+    def revisions(self) -> Mapping[str, int]: ...  # noqa: D102
+
+    @property
+    def revision(self) -> int: ...  # noqa: D102
+
+
+class CitedSummary(Protocol):
+    """What is cited of the files of an answer, counted exactly."""
+
+    @property
+    def count(self) -> int: ...  # noqa: D102
+
+    @property
+    def bytes(self) -> int: ...  # noqa: D102
+
+    @property
+    def checksum(self) -> str | None: ...  # noqa: D102
+
+
+class CitedResponse(Protocol):
+    """An answer with its summary."""
+
+    @property
+    def answer(self) -> CitedAnswer: ...  # noqa: D102
+
+    @property
+    def summary(self) -> CitedSummary: ...  # noqa: D102
+
+
+class Citation(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a citation says, for those who write lists of references in their own ways."""
+
+    query_id: str
+    authors: tuple[str, ...]
+    """Titles of the facilities whose files the answer can hold."""
+    title: str
+    """What the question asks for, in words."""
+    files: Count
+    bytes: Count
+    checksum: str
+    revision: int
+    """Revision of the catalogue."""
+    at: datetime | None
+    """When that was made; None before the first change."""
+
+    @property
+    def url(self) -> str:
+        """Address of the answer, relative to the site that gave it."""
+        return cite_url(self.query_id, self.revision)
+
+    @property
+    def text(self) -> str:
+        """The citation in one line."""
+        return f"{'. '.join(self._parts())} (accessed [date])"
+
+    def _parts(self) -> list[str]:
+        # To the microsecond: asked as of a time that is cut short, the revision would not be there yet.
+        state = f"catalogue revision {self.revision}" + ("" if self.at is None else f" of {_spell_moment(self.at)}")
+        return [
+            f"{'; '.join(self.authors) or 'Catchment'} ({'n.d.' if self.at is None else self.at.year})",
+            f"{self.title} ({self.size})",
+            f"Catchment, {state}",
+            f"Checksum {self.checksum}",
+            self.url,
+        ]
+
+    @property
+    def size(self) -> str:
+        """How much it is, in words."""
+        return f"{self.files} {'file' if self.files == 1 else 'files'}, {self.bytes} bytes"
+
+    def as_bibtex(self) -> str:
+        """Return the citation as an entry of BibTeX."""
+        fields = {
+            "author": " and ".join(f"{{{_for_tex(author)}}}" for author in self.authors or ("Catchment",)),
+            "title": f"{{{_for_tex(self.title)}}}",
+            "year": "n.d." if self.at is None else str(self.at.year),
+            "publisher": "Catchment",
+            "version": str(self.revision),
+            "note": _for_tex(f"{self.size}, checksum {self.checksum}, {self.url}"),
+        }
+        lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items())
+        return f"@misc{{catchment-{self.query_id[:12]}-{self.revision},\n{lines}}}\n"
+
+    def as_cff(self) -> str:
+        """Return the citation in the Citation File Format 1.2.0."""
+        released = [] if self.at is None else [f"date-released: {_spell_moment(self.at)[:10]}"]
+        lines = [
+            "cff-version: 1.2.0",
+            "message: Please cite these files as below, and their facilities as they ask for it.",
+            "type: dataset",
+            f"title: {_for_yaml(f'{self.title} ({self.size})')}",
+            "authors:",
+            *(f"  - name: {_for_yaml(author)}" for author in self.authors or ("Catchment",)),
+            f"version: {_for_yaml(str(self.revision))}",
+            *released,
+            "identifiers:",
+            f"  - type: other\n    value: {_for_yaml(self.url)}\n    description: Address of the answer at its service",
+            f"  - type: other\n    value: {_for_yaml(self.checksum)}\n    description: Checksum of the set of files",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def make_citation(
+    asked: SearchQuery,
+    revisions: Mapping[str, int],
+    vocabulary: Vocabulary,
+    *,
+    files: int,
+    bytes: int,
+    checksum: str,
+    revision: int,
+    at: datetime | None,
+) -> Citation:
+    """Return how an answer that was counted exactly is cited.
 
     It names the facilities whose files the answer can hold, by their titles.
 
     Parameters
     ----------
+    revisions, revision
+        What the facilities, and the catalogue, were at.
     at
         When the answer's revision was made; None before the first change.
     """
-    answer, summary = response.answer, response.summary
-    asked = answer.query
     titles = {facility.name: facility.title or facility.name for facility in vocabulary.facilities}
-    authors = [titles.get(name, name) for name in answer.revisions if not asked.facility or name in asked.facility]
-    size = f"{summary.count} {'file' if summary.count == 1 else 'files'}, {summary.bytes} bytes"
-    # To the microsecond: asked as of a time that is cut short, the revision would not be there yet.
-    state = f"catalogue revision {answer.revision}" + ("" if at is None else f" of {_spell_moment(at)}")
-    parts = [
-        f"{'; '.join(authors) or 'Catchment'} ({'n.d.' if at is None else at.year})",
-        f"{title(asked)} ({size})",
-        f"Catchment, {state}",
-        f"Checksum {summary.checksum}",
-        cite_url(asked.query_id, answer.revision),
-    ]
-    return f"{'. '.join(parts)} (accessed [date])"
+    return Citation(
+        query_id=asked.query_id,
+        authors=tuple(titles.get(name, name) for name in cited_facilities(asked, revisions)),
+        title=title(asked),
+        files=files,
+        bytes=bytes,
+        checksum=checksum,
+        revision=revision,
+        at=at,
+    )
+
+
+def cited_facilities(asked: SearchQuery, revisions: Mapping[str, int]) -> list[str]:
+    """Return the names of the facilities whose files an answer can hold."""
+    return [name for name in sorted(revisions) if not asked.facility or name in asked.facility]
+
+
+def cite(response: CitedResponse, vocabulary: Vocabulary, at: datetime | None) -> str:
+    """Return the text by which an answer that was counted exactly is cited; `at` is when its revision was made."""
+    answer, summary = response.answer, response.summary
+    return make_citation(
+        answer.query,
+        answer.revisions,
+        vocabulary,
+        files=summary.count,
+        bytes=summary.bytes,
+        checksum=summary.checksum or "",
+        revision=answer.revision,
+        at=at,
+    ).text
 
 
 def title(asked: SearchQuery) -> str:
@@ -129,3 +271,22 @@ def _spell_coincidence(wanted: Mapping[str, Any]) -> str:
         return f"alerts of the list {wanted['alert_list'][:12]}… within {near}"
     count = len(wanted["alerts"])
     return f"{count} {'alert' if count == 1 else 'alerts'} within {near}"
+
+
+# --- how formats of others are written --------------------------------------------------------------------------------
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "{}$&#%_"},
+}
+
+
+def _for_tex(text: str) -> str:
+    return re.sub(r"[\\~^{}$&#%_]", lambda found: _TEX[found[0]], text)
+
+
+def _for_yaml(text: str) -> str:
+    """Return a scalar in double quotes; what JSON writes is YAML too."""
+    return json.dumps(text)

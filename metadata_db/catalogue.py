@@ -51,7 +51,7 @@ from metadata_db.filters import NAMED, build_filters
 from metadata_db.found import FoundFile, make_found_file
 from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
-from metadata_db.moments import Moment, read_moment, read_time
+from metadata_db.moments import Moment, read_moment, read_revision, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
 from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
@@ -193,6 +193,10 @@ class Catalogue:
             The catalogue has not come so far; `name` is what it calls `as_of`.
         """
         return await read_moment(self._database, as_of, name=name)
+
+    async def revision_of(self, revisions: Revisions) -> int:
+        """Return the revision of the catalogue that an answer as of `revisions` is cited by."""
+        return await read_revision(self._database, revisions)
 
     async def time_of(self, revision: int) -> datetime | None:
         """Return when a revision of the catalogue was made; None of the one before all changes."""

@@ -58,6 +58,17 @@ _AS_OF_REVISION = """
 """
 """The last change of each facility; each row begins with the last change of all, and there is one at least."""
 
+_LAST_CHANGE = """
+    select coalesce(max(found.id), 0)
+    from unnest(cast(%(names)s as text[]), cast(%(numbers)s as bigint[])) as wanted (name, revision)
+    join facility on facility.name = wanted.name
+    cross join lateral (
+        select change.id from change
+        where change.facility_id = facility.id and change.revision <= wanted.revision order by change.id desc limit 1
+    ) as found
+"""
+"""Backwards from the newest change of each facility: revisions that are asked about are seldom old."""
+
 _AS_OF_TIME = """
     select clock_timestamp(), coalesce((
         select id from change where facility_id is not null and at <= :time order by at desc, id desc limit 1
@@ -100,6 +111,12 @@ async def _find_revision(database: Database, time: datetime, name: str) -> int:
     if time > now:
         raise BadInputError(name, time.isoformat(), f"a time that is over; it is {now.isoformat()}")
     return int(revision)
+
+
+async def read_revision(database: Database, revisions: Revisions) -> int:
+    """Return the revision of the catalogue at which facilities were at `revisions`; 0 before the first change."""
+    parameters = {"names": list(revisions), "numbers": list(revisions.values())}
+    return int((await database.read(_LAST_CHANGE, parameters))[0][0])
 
 
 async def read_time(database: Database, revision: int) -> datetime | None:

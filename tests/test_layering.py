@@ -30,10 +30,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "migrations": ("migrations", "metadata_db.settings", "metadata_db.tables"),
     **dict.fromkeys(FOUNDATION, (*FOUNDATION, *CATALOGUE)),
     "aggregator.cache": (*FOUNDATION, *CATALOGUE),
-    "aggregator.staging": ("aggregator.staging", "aggregator.cache", *FOUNDATION, *CATALOGUE),
+    "aggregator.staging": ("aggregator.staging", "aggregator.cache", "aggregator.citation", *FOUNDATION, *CATALOGUE),
     "aggregator.exports": (
         "aggregator.exports",
         "aggregator.staging.manifest",
+        # The one rule of names, for the few files of an archive that are not in the manifest.
+        "aggregator.staging.naming",
         # Where the files of an export lie, and in which state it is.
         "aggregator.staging.buffer",
         "aggregator.staging.ledger",
@@ -41,7 +43,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *CATALOGUE,
     ),
     "aggregator.controller": ("aggregator.cache", "aggregator.staging", *FOUNDATION, *CATALOGUE),
-    "aggregator.citation": ("aggregator.controller", *FOUNDATION, *CATALOGUE),
+    "aggregator.citation": (*FOUNDATION, *CATALOGUE),
     "aggregator.landing": ("aggregator.citation", "aggregator.controller", *FOUNDATION, *CATALOGUE),
     "aggregator.api": (
         "aggregator.api",

@@ -13,7 +13,7 @@ from aggregator.commands.console import Progress
 from aggregator.commands.download import download
 from aggregator.commands.failures import Failure
 from aggregator.commands.remote import ExportStatus, Remote
-from aggregator.exports.archive import MANIFEST_NAME
+from aggregator.exports.bag import MANIFEST_NAME
 from aggregator.exports.verification import Verification, verify_zip
 from aggregator.staging.manifest import Missing, iter_entries, iter_missing, read_header
 

@@ -11,6 +11,7 @@ from aggregator.commands.migrate import require_newest
 from aggregator.commands.servers import attach, is_external
 from aggregator.commands.settings import data_dir_option, load_settings
 from aggregator.embedded import find_running
+from aggregator.exports.bag import write_bag
 from aggregator.log import configure_logging
 from aggregator.settings import Settings
 from aggregator.staging.worker import run_worker
@@ -28,7 +29,7 @@ def command(data_dir: Path | None) -> None:
     settings = _find_servers(load_settings(data_dir=data_dir))
     configure_logging(settings.log_level)
     require_newest(settings)
-    asyncio.run(run_worker(settings))
+    asyncio.run(run_worker(settings, pack=write_bag))
 
 
 def _find_servers(settings: Settings) -> Settings:

@@ -1,37 +1,42 @@
-"""HTTP routes by which an export leaves: its state, its files one by one, its manifest, and all of it as one ZIP.
+"""HTTP routes by which an export leaves: its state, its files one by one, its manifest, and all of it in one.
 
-Notes
------
-Ranges and conditions follow RFC 9110, sections 13 and 14: one closed, open or suffix range; several ranges, or units
-other than bytes, are answered with the whole. The validators are strong: the bytes of a manifest or archive are named
-by the manifest's SHA-256, those of a file by its own.
+Everything that has bytes goes the same way out (`contents.py`). The validators are strong: the bytes of a manifest are
+named by its SHA-256, those of an archive or list by that and how they are made of it, those of a file by its own.
 """
 
 import asyncio
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import BinaryIO
-from urllib.parse import quote
+from typing import BinaryIO, TypeVar
 
 import orjson
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from aggregator.errors import PUBLIC_ERRORS, http_status
-from aggregator.exports.archive import BLOCK_BYTES, Archive
+from aggregator.exports.archive import BLOCK_BYTES, Archive, TarArchive, ZipArchive
+from aggregator.exports.bag import MANIFEST_NAME, Bag, BagError, Member, open_bag
+from aggregator.exports.contents import SAFE_HEADERS, Content, answer
+from aggregator.exports.describing import DATA_FOLDER
+from aggregator.exports.views import VIEWS, iter_view
 from aggregator.staging.buffer import LocalFileBuffer
 from aggregator.staging.ledger import Export, ExportLedger, ExportState
+from aggregator.staging.manifest import ManifestError
 from metadata_db.errors import NotFoundError
 from metadata_db.records import PathError, check_path
 
-KEPT_LAYOUTS = 16
-"""Archives whose layout is kept at hand (24 bytes a file): one download is often many range requests."""
+KEPT_BAGS = 64
+"""Bags that are kept open: one download is often many range requests."""
+
+KEPT_LENGTHS = 1024
+"""Lists whose length and digest are kept: to know them, one has to be written."""
 
 RETRY_AFTER_S = 2
 """What a client that comes too early is told to wait."""
@@ -40,11 +45,12 @@ _NOTED_EVERY = timedelta(minutes=1)
 _UNDER_WAY = frozenset({ExportState.INITIALIZED, ExportState.WRITING})
 _GONE = frozenset({ExportState.EXPIRED, ExportState.DELETED})
 _EXPORT_ID = re.compile(r"[0-9a-f]{32}\Z")
-_RANGE = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*\Z", re.ASCII | re.IGNORECASE)
-_ETAG = re.compile(r'(?:W/)?("[^"]*")')
-_SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
+_ARCHIVES: tuple[type[Archive], ...] = (ZipArchive, TarArchive)
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class DownloadError(Exception):
@@ -60,34 +66,17 @@ class DownloadError(Exception):
         super().__init__(message)
 
 
-class RangeNotSatisfiableError(ValueError):
-    """A range begins behind the end of what there is."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Content:
-    """Something that can be had in parts."""
-
-    size_bytes: int
-    digest: str
-    file_name: str
-    media_type: str
-    iter_blocks: Callable[[int, int], Iterator[bytes]]
-
-    @property
-    def etag(self) -> str:
-        return f'"{self.digest}"'
-
-
 def routes(ledger: ExportLedger, buffer: LocalFileBuffer) -> list[Route]:
     """Return the routes below ``/exports/``; all answer GET and HEAD, and tell errors as JSON."""
     downloads = _Downloads(ledger, buffer)
     table: list[tuple[str, Handler]] = [
-        ("/exports/{id}.zip", downloads.archive),
+        *((f"/exports/{{id}}.{kind.ending}", downloads.archive(kind)) for kind in _ARCHIVES),
+        *((f"/exports/{{id}}.{ending}", downloads.view(ending)) for ending in VIEWS),
         ("/exports/{id}", downloads.state),
         ("/exports/{id}/", downloads.listing),
         ("/exports/{id}/manifest.json", downloads.manifest),
         ("/exports/{id}/files/{path:path}", downloads.file),
+        ("/exports/{id}/bag/{path:path}", downloads.member),
     ]
     return [Route(path, _telling_errors(handler), methods=["GET"]) for path, handler in table]
 
@@ -98,12 +87,14 @@ class _Downloads:
     def __init__(self, ledger: ExportLedger, buffer: LocalFileBuffer) -> None:
         self._ledger = ledger
         self._buffer = buffer
-        self._layouts: OrderedDict[str, Archive] = OrderedDict()
-        self._laying_out = asyncio.Lock()
+        self._bags: OrderedDict[str, Bag] = OrderedDict()
+        self._opening = asyncio.Lock()
+        self._lengths: OrderedDict[tuple[str, ...], tuple[int, str]] = OrderedDict()
 
     async def state(self, request: Request) -> Response:
-        """Say how far an export is."""
-        return _json(asdict(await self._get(request)))
+        """Say how far an export is, and where it can be had."""
+        found = await self._get(request)
+        return _json(asdict(found) | {"links": _links(found)})
 
     async def listing(self, request: Request) -> Response:
         """List the files that staging has dealt with so far, as NDJSON."""
@@ -114,33 +105,78 @@ class _Downloads:
                 rows = (asdict(one) for one in page)
                 yield b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=_SAFE_HEADERS)
+        return StreamingResponse(lines(), media_type="application/x-ndjson", headers=SAFE_HEADERS)
 
     async def manifest(self, request: Request) -> Response:
         """Give the manifest of a complete export."""
         found = await self._get_complete(request)
         path = self._buffer.manifest_path(found.id)
-        content = _Content(
+        digest = found.manifest_sha256 or ""
+        content = Content(
             size_bytes=(await run_in_threadpool(path.stat)).st_size,
-            digest=found.manifest_sha256 or "",
+            tag=digest,
+            sha256=digest,
             file_name=f"{found.query_id}.json",
             media_type="application/json",
             iter_blocks=lambda start, stop: _iter_blocks(lambda: path.open("rb", buffering=0), start, stop),
+            modified_at=found.completed_at,
         )
-        return _answer(request, content)
+        return answer(request, content)
 
-    async def archive(self, request: Request) -> Response:
-        """Give a complete export as one ZIP."""
+    def archive(self, kind: type[Archive]) -> Handler:
+        """Return what gives a complete export as one archive."""
+
+        async def give(request: Request) -> Response:
+            found = await self._get_complete(request)
+            archive = kind(await self._open_bag(found))
+            content = Content(
+                size_bytes=archive.size_bytes,
+                tag=archive.name,
+                file_name=f"{found.query_id}.{archive.ending}",
+                media_type=archive.media_type,
+                iter_blocks=archive.iter_blocks,
+                modified_at=found.completed_at,
+            )
+            return answer(request, content)
+
+        return give
+
+    def view(self, ending: str) -> Handler:
+        """Return what gives the list of a complete export's files in one format."""
+
+        async def give(request: Request) -> Response:
+            found = await self._get_complete(request)
+            bag = await self._open_bag(found)
+            address = f"{str(request.base_url).rstrip('/')}/exports/{found.id}"
+
+            def iter_lines() -> Iterator[bytes]:
+                return iter_view(VIEWS[ending], bag, address)
+
+            size_bytes, digest = await self._measure((ending, bag.manifest_sha256, address), iter_lines)
+            content = Content(
+                size_bytes=size_bytes,
+                tag=digest,
+                sha256=digest,
+                file_name=f"{found.query_id}.{ending}",
+                media_type=VIEWS[ending].media_type,
+                iter_blocks=lambda start, stop: _iter_part(iter_lines(), start, stop),
+                modified_at=found.completed_at,
+            )
+            return answer(request, content)
+
+        return give
+
+    async def member(self, request: Request) -> Response:
+        """Give one file of a complete export by its name in the archives."""
         found = await self._get_complete(request)
-        archive = await self._lay_out(found)
-        content = _Content(
-            size_bytes=archive.size_bytes,
-            digest=archive.manifest_sha256,
-            file_name=f"{found.query_id}.zip",
-            media_type="application/zip",
-            iter_blocks=archive.iter_blocks,
-        )
-        return _answer(request, content)
+        bag = await self._open_bag(found)
+        name = request.path_params["path"]
+        member = bag.find_tag(name) or await run_in_threadpool(bag.find_payload, name)
+        if member is None:
+            raise NotFoundError("file", name)
+        if not await run_in_threadpool(_is_whole, member):
+            raise _gone(found)
+        return answer(request, _content_of(member, found))
 
     async def file(self, request: Request) -> Response:
         """Give one file, as soon as it is staged."""
@@ -161,14 +197,16 @@ class _Downloads:
         if not await run_in_threadpool(self._buffer.has_file, found.id, path, recorded.size_bytes):
             raise _gone(found)
         await self._note_use(found)
-        content = _Content(
+        content = Content(
             size_bytes=recorded.size_bytes,
-            digest=recorded.sha256,
+            tag=recorded.sha256,
+            sha256=recorded.sha256,
             file_name=path.rpartition("/")[2],
             media_type="application/octet-stream",
             iter_blocks=lambda start, stop: _iter_blocks(lambda: self._buffer.open_file(found.id, path), start, stop),
+            modified_at=found.completed_at,
         )
-        return _answer(request, content)
+        return answer(request, content)
 
     async def _get(self, request: Request) -> Export:
         export_id = request.path_params["id"]
@@ -190,94 +228,90 @@ class _Downloads:
         if found.last_used_at is None or datetime.now(UTC) - found.last_used_at > _NOTED_EVERY:
             await self._ledger.touch(found.id)
 
-    async def _lay_out(self, found: Export) -> Archive:
+    async def _open_bag(self, found: Export) -> Bag:
         key = found.manifest_sha256 or ""
-        async with self._laying_out:
-            if key not in self._layouts or not await run_in_threadpool(self._layouts[key].is_current):
+        async with self._opening:
+            if key not in self._bags:
                 path = self._buffer.manifest_path(found.id)
-                archive = await run_in_threadpool(Archive, path, self._buffer.object_path)
-                if archive.manifest_sha256 != key:
+                try:
+                    self._bags[key] = await run_in_threadpool(open_bag, path, key, self._buffer.object_path)
+                except FileNotFoundError as error:
+                    raise _gone(found) from error
+                except (BagError, ManifestError) as error:
                     raise DownloadError(
-                        HTTPStatus.INTERNAL_SERVER_ERROR, "MANIFEST_DAMAGED", "the manifest is not what was staged"
-                    )
-                self._layouts[key] = archive
-            self._layouts.move_to_end(key)
-            while len(self._layouts) > KEPT_LAYOUTS:
-                self._layouts.popitem(last=False)
-            return self._layouts[key]
+                        HTTPStatus.INTERNAL_SERVER_ERROR, "MANIFEST_DAMAGED", f"the manifest is damaged: {error}"
+                    ) from error
+            return _keep(self._bags, key, KEPT_BAGS)
+
+    async def _measure(self, key: tuple[str, ...], iter_lines: Callable[[], Iterator[bytes]]) -> tuple[int, str]:
+        """Return length and SHA-256 of a list."""
+        if key not in self._lengths:
+            self._lengths[key] = await run_in_threadpool(_length_and_sha256, iter_lines())
+        return _keep(self._lengths, key, KEPT_LENGTHS)
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
+def _keep(kept: OrderedDict[K, V], key: K, most: int) -> V:
+    """Return the value of `key`, and let go of those that were not asked for longest."""
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+    return kept[key]
 
 
-def parse_range(header: str, size_bytes: int) -> tuple[int, int] | None:
-    """Return the half-open interval that a ``Range`` header asks for; None means the whole.
-
-    Raises
-    ------
-    RangeNotSatisfiableError
-        It begins behind the end.
-    """
-    match = _RANGE.match(header)
-    if match is None or (not match[1] and not match[2]):
-        return None
-    if not match[1]:
-        last = int(match[2])
-        if not last:
-            raise RangeNotSatisfiableError(header)
-        return (max(size_bytes - last, 0), size_bytes) if size_bytes else None
-    first, last = int(match[1]), int(match[2] or size_bytes)
-    if match[2] and last < first:
-        return None
-    if first >= size_bytes:
-        raise RangeNotSatisfiableError(header)
-    return first, min(last + 1, size_bytes)
+# --- contents -------------------------------------------------------------------------------------------------------
 
 
-def _answer(request: Request, content: _Content) -> Response:
-    headers = _SAFE_HEADERS | {
-        "ETag": content.etag,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "private, no-cache",
-        "Content-Disposition": _attachment(content.file_name),
-    }
-    if not _allows(request.headers.get("if-match"), content.etag, absent=True, weak=False):
-        return Response(status_code=HTTPStatus.PRECONDITION_FAILED, headers=headers)
-    if _allows(request.headers.get("if-none-match"), content.etag, absent=False, weak=True):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+def _links(found: Export) -> dict[str, str]:
+    """Return what there is of an export → its address, relative to this site."""
+    address = f"/exports/{found.id}"
+    if found.state is not ExportState.COMPLETED:
+        return {}
+    endings = [*(kind.ending for kind in _ARCHIVES), *VIEWS]
+    return {"manifest": f"{address}/{MANIFEST_NAME}", **{ending: f"{address}.{ending}" for ending in endings}}
+
+
+def _is_whole(member: Member) -> bool:
     try:
-        asked = _range_of(request, content)
-    except RangeNotSatisfiableError:
-        headers["Content-Range"] = f"bytes */{content.size_bytes}"
-        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
-    start, stop = asked or (0, content.size_bytes)
-    headers["Content-Length"] = str(stop - start)
-    if asked:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{content.size_bytes}"
-    status = HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=content.media_type)
-    blocks = iterate_in_threadpool(content.iter_blocks(start, stop))
-    return StreamingResponse(blocks, status_code=status, headers=headers, media_type=content.media_type)
+        return member.content.stat().st_size == member.size_bytes
+    except FileNotFoundError:
+        return False
 
 
-def _range_of(request: Request, content: _Content) -> tuple[int, int] | None:
-    """Return the range to send, None for the whole: a part only fits a beginning that is still the same."""
-    header = request.headers.get("range")
-    if header is None or request.method != "GET":
-        return None
-    if request.headers.get("if-range", content.etag).strip() != content.etag:
-        return None
-    return parse_range(header, content.size_bytes)
+def _content_of(member: Member, found: Export) -> Content:
+    def open_content() -> BinaryIO:
+        return member.content.open("rb", buffering=0)
+
+    is_payload = member.name.startswith(f"{DATA_FOLDER}/")
+    return Content(
+        size_bytes=member.size_bytes,
+        tag=member.sha256,
+        sha256=member.sha256,
+        file_name=member.name.rpartition("/")[2],
+        media_type="application/octet-stream" if is_payload else "text/plain; charset=utf-8",
+        iter_blocks=lambda start, stop: _iter_blocks(open_content, start, stop),
+        modified_at=found.completed_at,
+    )
 
 
-def _allows(header: str | None, etag: str, *, absent: bool, weak: bool) -> bool:
-    """Tell whether a list of entity tags holds `etag`, by weak or strong comparison."""
-    if header is None:
-        return absent
-    if header.strip() == "*":
-        return True
-    return any(match[1] == etag and (weak or match[0] == etag) for match in _ETAG.finditer(header))
+def _iter_part(lines: Iterator[bytes], start: int, stop: int) -> Iterator[bytes]:
+    """Yield what of some lines lies between `start` and `stop`, in blocks."""
+    at, pending = 0, bytearray()
+    for line in lines:
+        pending += line[max(start - at, 0) : max(stop - at, 0)]
+        at += len(line)
+        if len(pending) >= BLOCK_BYTES or at >= stop:
+            yield bytes(pending)
+            pending.clear()
+        if at >= stop:
+            return
+
+
+def _length_and_sha256(lines: Iterator[bytes]) -> tuple[int, str]:
+    length, digest = 0, hashlib.sha256()
+    for line in lines:
+        length += len(line)
+        digest.update(line)
+    return length, digest.hexdigest()
 
 
 def _iter_blocks(open_content: Callable[[], BinaryIO], start: int, stop: int) -> Iterator[bytes]:
@@ -288,16 +322,10 @@ def _iter_blocks(open_content: Callable[[], BinaryIO], start: int, stop: int) ->
             yield block
 
 
-def _attachment(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._+-]", "_", name)
-    extended = f"; filename*=UTF-8''{quote(name, safe='')}" if plain != name else ""
-    return f'attachment; filename="{plain}"{extended}'
-
-
 def _json(value: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     body = orjson.dumps(value)
     return Response(
-        body, status_code=status, media_type="application/json", headers={**_SAFE_HEADERS, **(headers or {})}
+        body, status_code=status, media_type="application/json", headers={**SAFE_HEADERS, **(headers or {})}
     )
 
 

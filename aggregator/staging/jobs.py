@@ -16,15 +16,16 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import aiofiles
-import msgspec
 
 from aggregator.cache import CacheManager, Progress
 from aggregator.errors import PUBLIC_ERRORS, AggregatorError, StagingError
 from aggregator.staging.buffer import LocalFileBuffer, StoredObject
 from aggregator.staging.copying import Copier
+from aggregator.staging.facts import find_header, make_header
 from aggregator.staging.ledger import Export, ExportLedger, StagedFile
-from aggregator.staging.manifest import Entry, Header, ManifestEncoder
+from aggregator.staging.manifest import Entry, ManifestEncoder
 from aggregator.staging.mounts import GlobalMountPoint, StorageDownError
+from aggregator.staging.naming import put_names
 from aggregator.staging.queue import HandedBackError
 from metadata_db.catalogue import Catalogue
 from metadata_db.members import Member
@@ -39,6 +40,14 @@ RECORD_EVERY_S = 1.0
 
 RECORD_FILES = 500
 """Files recorded in one transaction at most, and members asked of the catalogue at a time."""
+
+
+Pack = Callable[[Path, str], object]
+"""Makes, beside a finished manifest, what is needed to give the export out; called with it and its SHA-256."""
+
+
+def leave_unpacked(_manifest: Path, _sha256: str) -> None:
+    """Leave that to whoever gives the export out first."""
 
 
 class IncompleteError(AggregatorError):
@@ -62,12 +71,14 @@ class ExportStager:
         buffer: LocalFileBuffer,
         cache: CacheManager,
         copies: int,
+        pack: Pack = leave_unpacked,
     ) -> None:
         self.catalogue = catalogue
         self.ledger = ledger
         self.buffer = buffer
         self.cache = cache
         self.copies = copies
+        self.pack = pack
         self.copier = Copier(GlobalMountPoint(), buffer)
         self.is_draining = False
         self._threads = ThreadPoolExecutor(copies, thread_name_prefix="copy")
@@ -235,6 +246,7 @@ class _Staging:
         draft = self._buffer.drafted_manifest(self._begun.id)
         try:
             sha256 = await self._write_manifest(draft, query)
+            await self._stager.in_thread(self._stager.pack, draft, sha256)
             async with self._ledger.completing(self._begun, sha256) as is_alive:
                 if not is_alive:
                     raise _NoLongerOursError
@@ -245,15 +257,8 @@ class _Staging:
 
     async def _write_manifest(self, draft: Path, query: SearchQuery) -> str:
         encoder = ManifestEncoder()
-        header = Header(
-            query_id=self._begun.query_id,
-            query=msgspec.Raw(query.canonical.encode()),
-            revisions=self._begun.revisions,
-            answer_checksum=self._begun.answer_checksum,
-            files_count=self._latest.files_done,
-            files_bytes=self._latest.bytes_done,
-            missing_count=self._latest.files_failed,
-        )
+        before = await self._stager.in_thread(find_header, self._buffer.manifest_path(self._begun.id))
+        header = await make_header(self._stager.catalogue, self._latest, query, before)
         async with aiofiles.open(draft, "xb") as target:
             await target.write(encoder.begin(header))
             async with aclosing(self._ledger.iter_entries(self._begun.id)) as pages:
@@ -265,7 +270,7 @@ class _Staging:
                 async for missing in absent:
                     await target.write(encoder.entries(missing))
             await target.write(encoder.end())
-        return encoder.sha256
+        return await self._stager.in_thread(put_names, draft) or encoder.sha256
 
     async def _require_files(self, entries: list[Entry]) -> None:
         """Look once more that every file is there: somebody may have tidied up the buffer since it was staged."""

@@ -1,8 +1,9 @@
 """The manifest: what an export holds, file by file, and what it could not have.
 
 One JSON document, written and read as a stream: the header's fields, then ``files`` and ``missing`` with one entry to
-a line, so that a million entries take no more memory than one. Its bytes depend on the question, the revisions and
-the contents alone, never on when, where or in which order they were staged; its SHA-256 names the bundle.
+a line, so that a million entries take no more memory than one. Its bytes depend on the question, the revisions, the
+contents and what the catalogue said of the facilities, never on when, where or in which order files were staged; its
+SHA-256 names the bundle, and everything that goes into an archive is said here.
 """
 
 import hashlib
@@ -11,8 +12,13 @@ from typing import Annotated, Any, BinaryIO
 
 import msgspec
 
-FORMAT = "catchment-manifest-1"
+from aggregator.citation import Citation
+
+FORMAT = "catchment-manifest-2"
 """Name and version of the format; a change that old readers cannot read gets a new number."""
+
+READABLE = (FORMAT, "catchment-manifest-1")
+"""Formats that are read: the first had no citation, no sources and no names."""
 
 _MAX_LINE_BYTES = 1024**2
 _MAX_HEADER_BYTES = 64 * 1024**2
@@ -22,6 +28,20 @@ _END = b"\n]}\n"
 
 class ManifestError(ValueError):
     """A text is not a manifest of the known format; the message says where."""
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A facility, and what its data authority asks for, as the catalogue said when the export was complete."""
+
+    name: str
+    title: str
+    url: str | None = None
+    authority: str | None = None
+    """Title of the data authority."""
+    contact: str | None = None
+    licence: str | None = None
+    terms: str | None = None
+    """Address or text of the terms of use."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +57,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     files_count: int
     files_bytes: int
     missing_count: int
+    citation: Citation | None = None
+    sources: tuple[Source, ...] = ()
+    """The facilities whose files the answer can hold, by name."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file of an export."""
 
     path: str
@@ -53,6 +76,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Path in the storage."""
     licence: str | None
+    name: str | None = None
+    """Path below the archive's ``data/``, where it cannot be `path`; see `naming.py`."""
+
+    @property
+    def member(self) -> str:
+        """Path below the archive's ``data/``."""
+        return self.path if self.name is None else self.name
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +159,7 @@ def decode_header(line: bytes) -> Header:
         header = msgspec.json.decode(line.rstrip().removesuffix(b",") + b"}", type=Header)
     except msgspec.MsgspecError as error:
         raise ManifestError(f"line 1 of the manifest is not its header: {error}") from error
-    if header.format != FORMAT:
+    if header.format not in READABLE:
         raise ManifestError(f"the manifest's format is {header.format!r}, expected {FORMAT!r}")
     return header
 

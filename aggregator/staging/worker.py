@@ -16,7 +16,7 @@ from procrastinate.exceptions import ConnectorException
 from aggregator.cache import CacheManager
 from aggregator.settings import Settings
 from aggregator.staging.buffer import LocalFileBuffer
-from aggregator.staging.jobs import ExportStager
+from aggregator.staging.jobs import ExportStager, Pack, leave_unpacked
 from aggregator.staging.ledger import ExportLedger
 from aggregator.staging.queue import QUEUE, STAGE_EXPORT, GrowingDelay, TaskQueue, is_last_try
 from metadata_db.catalogue import Catalogue
@@ -38,10 +38,15 @@ RESTART_S = 1.0
 _AWAY = (UnavailableError, ConnectorException)
 
 
-async def run_worker(settings: Settings, *, stop: asyncio.Event | None = None) -> None:
+async def run_worker(settings: Settings, *, pack: Pack = leave_unpacked, stop: asyncio.Event | None = None) -> None:
     """Work until `stop` is set, or, without it, until SIGTERM or SIGINT.
 
     Files under way are finished and recorded, for `settings.drain_s` at most; exports go back to the queue.
+
+    Parameters
+    ----------
+    pack
+        Makes a complete export ready to be given out.
 
     Raises
     ------
@@ -53,7 +58,7 @@ async def run_worker(settings: Settings, *, stop: asyncio.Event | None = None) -
     async with _stop_by_signal(stop) as stopping:
         while not stopping.is_set():
             try:
-                await _work(settings, buffer, stopping)
+                await _work(settings, buffer, pack, stopping)
             except _AWAY as error:
                 logger.warning("the worker starts over: %s", error, extra={"action": "work"})
             except Exception:  # the top of the process: it must not need a hand to come back
@@ -63,7 +68,7 @@ async def run_worker(settings: Settings, *, stop: asyncio.Event | None = None) -
                     await asyncio.wait_for(stopping.wait(), RESTART_S)
 
 
-async def _work(settings: Settings, buffer: LocalFileBuffer, stopping: asyncio.Event) -> None:
+async def _work(settings: Settings, buffer: LocalFileBuffer, pack: Pack, stopping: asyncio.Event) -> None:
     """Open everything, and work until `stopping` is set or something fails."""
     async with AsyncExitStack() as opened:
         database = Database(settings.catalogue)
@@ -80,6 +85,7 @@ async def _work(settings: Settings, buffer: LocalFileBuffer, stopping: asyncio.E
             buffer=buffer,
             cache=cache,
             copies=settings.worker_copies,
+            pack=pack,
         )
         opened.callback(stager.close)
         register_tasks(queue, stager)

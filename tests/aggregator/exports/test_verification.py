@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from aggregator.exports.verification import MAX_PROBLEMS, verify_zip
-from tests.aggregator.exports.bundles import QUERY_ID, make_archive, write
+from tests.aggregator.exports.bundles import QUERY_ID, make_zip, write
 
 CONTENTS = {"disk/a": b"first" * 1000, "disk/b": b"second"}
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return write(make_archive(tmp_path, CONTENTS), tmp_path / "all.zip")
+    return write(make_zip(tmp_path, CONTENTS), tmp_path / "all.zip")
 
 
 def rewrite(path: Path, members: dict[str, bytes | None], method: int = zipfile.ZIP_STORED) -> Path:
@@ -49,15 +49,15 @@ def test_a_flipped_bit_is_found_out_and_the_file_named(path: Path) -> None:
 
 
 def test_a_file_with_right_crc_in_the_directory_but_other_bytes_is_found_out(path: Path) -> None:
-    other = rewrite(path, {f"{QUERY_ID}/files/disk/b": b"other!"})
+    other = rewrite(path, {f"{QUERY_ID}/data/disk/b": b"other!"})
     assert "CRC-32" in verify_zip(other).problems[0]
 
 
 def test_a_missing_and_an_extra_member_are_named(path: Path) -> None:
-    other = rewrite(path, {f"{QUERY_ID}/files/disk/b": None, f"{QUERY_ID}/files/disk/c": b"extra"})
+    other = rewrite(path, {f"{QUERY_ID}/data/disk/b": None, f"{QUERY_ID}/data/disk/c": b"extra"})
     assert set(verify_zip(other).problems) == {
-        f"{QUERY_ID}/files/disk/b: is in the manifest but not in the archive",
-        f"{QUERY_ID}/files/disk/c: is in the archive but not in the manifest",
+        f"{QUERY_ID}/data/disk/b: is in the manifest but not in the archive",
+        f"{QUERY_ID}/data/disk/c: is in the archive but not in the manifest",
     }
 
 
@@ -74,7 +74,7 @@ def test_something_else_is_no_archive(tmp_path: Path) -> None:
 
 
 def test_thousands_of_problems_are_counted_not_told(path: Path) -> None:
-    other = rewrite(path, {f"{QUERY_ID}/files/x{number}": b"" for number in range(500)})
+    other = rewrite(path, {f"{QUERY_ID}/data/x{number}": b"" for number in range(500)})
     problems = verify_zip(other).problems
     assert len(problems) == MAX_PROBLEMS
     assert problems[-1] == f"and {500 - MAX_PROBLEMS + 1} further problems"

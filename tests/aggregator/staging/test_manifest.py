@@ -97,5 +97,5 @@ def test_another_format_is_named() -> None:
         format="other-7", query_id="q", query=msgspec.Raw(b"{}"), revisions={}, answer_checksum="", files_count=0,
         files_bytes=0, missing_count=0,
     )  # fmt: skip
-    with pytest.raises(ManifestError, match="'other-7', expected 'catchment-manifest-1'"):
+    with pytest.raises(ManifestError, match="'other-7', expected 'catchment-manifest-2'"):
         read_header(BytesIO(encode_manifest(header, [])))

@@ -1,0 +1,134 @@
+"""Gives out anything that has a length and can be had in parts, by the rules of HTTP: one mechanism for all of it.
+
+Notes
+-----
+RFC 9110: conditions (13), ranges (14) with several parts (14.6), HEAD without a body and without ranges. RFC 9530: the
+digest of the whole, where it is known before the first byte leaves.
+"""
+
+import re
+import secrets
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from urllib.parse import quote
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from aggregator.exports.conditions import Validators, Verdict, allows_range, evaluate
+from aggregator.exports.ranges import RangeNotSatisfiableError, Span, parse_ranges
+
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
+"""What is downloaded is never run by the browser that shows it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """Something that can be had in parts."""
+
+    size_bytes: int
+    tag: str
+    """Names the bytes: equal tag, equal bytes."""
+    file_name: str
+    media_type: str
+    iter_blocks: Callable[[int, int], Iterator[bytes]]
+    """Gives the bytes from a start to before a stop."""
+    sha256: str | None = None
+    """Of the whole, in hexadecimal, where it is known."""
+    modified_at: datetime | None = None
+
+    @property
+    def validators(self) -> Validators:
+        """By what it is told from an earlier one."""
+        modified_at = None if self.modified_at is None else self.modified_at.replace(microsecond=0)
+        return Validators(etag=f'"{self.tag}"', modified_at=modified_at)
+
+
+def answer(request: Request, content: Content) -> Response:
+    """Return the answer to a GET or HEAD for a content."""
+    current = content.validators
+    headers = SAFE_HEADERS | {
+        "ETag": current.etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": _attachment(content.file_name),
+    }
+    if current.last_modified is not None:
+        headers["Last-Modified"] = current.last_modified
+    asked = _join_headers(request)
+    match evaluate(asked, current):
+        case Verdict.FAILED:
+            return Response(status_code=HTTPStatus.PRECONDITION_FAILED, headers=headers)
+        case Verdict.NOT_MODIFIED:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        case Verdict.SEND:
+            pass
+    if content.sha256 is not None:
+        headers["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(content.sha256)).decode()}:"
+    try:
+        spans = _spans_of(request.method, asked, current, content.size_bytes)
+    except RangeNotSatisfiableError:
+        headers |= {"Content-Range": f"bytes */{content.size_bytes}"}
+        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+    if len(spans) > 1:
+        return _send_parts(content, spans, headers)
+    return _send(content, spans[0] if spans else None, headers, is_head=request.method == "HEAD")
+
+
+def _join_headers(request: Request) -> Mapping[str, str]:
+    names = {name for name in request.headers if name.startswith("if-") or name == "range"}
+    return {name: ", ".join(request.headers.getlist(name)) for name in names}
+
+
+def _spans_of(method: str, asked: Mapping[str, str], current: Validators, size_bytes: int) -> Sequence[Span]:
+    """Return the parts to send; none means the whole."""
+    if method != "GET" or "range" not in asked or not allows_range(asked.get("if-range"), current):
+        return ()
+    return parse_ranges(asked["range"], size_bytes)
+
+
+def _send(content: Content, span: Span | None, headers: dict[str, str], *, is_head: bool) -> Response:
+    start, stop = (0, content.size_bytes) if span is None else (span.start, span.stop)
+    headers["Content-Length"] = str(stop - start)
+    if span is not None:
+        headers["Content-Range"] = _content_range(span, content.size_bytes)
+    status = HTTPStatus.OK if span is None else HTTPStatus.PARTIAL_CONTENT
+    if is_head:
+        return Response(status_code=status, headers=headers, media_type=content.media_type)
+    blocks = iterate_in_threadpool(content.iter_blocks(start, stop))
+    return StreamingResponse(blocks, status_code=status, headers=headers, media_type=content.media_type)
+
+
+def _send_parts(content: Content, spans: Sequence[Span], headers: dict[str, str]) -> Response:
+    boundary = secrets.token_hex(16)
+    heads = [
+        f"\r\n--{boundary}\r\nContent-Type: {content.media_type}\r\n"
+        f"Content-Range: {_content_range(span, content.size_bytes)}\r\n\r\n".encode()
+        for span in spans
+    ]
+    end = f"\r\n--{boundary}--\r\n".encode()
+
+    def iter_blocks() -> Iterator[bytes]:
+        for head, span in zip(heads, spans, strict=True):
+            yield head
+            yield from content.iter_blocks(span.start, span.stop)
+        yield end
+
+    headers["Content-Length"] = str(sum(map(len, heads)) + sum(span.size_bytes for span in spans) + len(end))
+    media_type = f"multipart/byteranges; boundary={boundary}"
+    blocks = iterate_in_threadpool(iter_blocks())
+    return StreamingResponse(blocks, HTTPStatus.PARTIAL_CONTENT, headers=headers, media_type=media_type)
+
+
+def _content_range(span: Span, size_bytes: int) -> str:
+    return f"bytes {span.start}-{span.stop - 1}/{size_bytes}"
+
+
+def _attachment(name: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._+-]", "_", name)
+    extended = f"; filename*=UTF-8''{quote(name, safe='')}" if plain != name else ""
+    return f'attachment; filename="{plain}"{extended}'
