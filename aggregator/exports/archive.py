@@ -6,7 +6,7 @@ is the same archive. All methods block.
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, ClassVar
 
 from aggregator.exports import tar_format, zip_format
@@ -153,18 +153,29 @@ def _cut(piece: bytes, at: int, start: int, stop: int) -> bytes:
 
 
 def _iter_content(member: Member, low: int, high: int) -> Iterator[bytes]:
+    return iter_file(member.open, member.name, member.size_bytes, low, high)
+
+
+def iter_file(open_file: Callable[[], BinaryIO], name: str, size_bytes: int, low: int, high: int) -> Iterator[bytes]:
+    """Yield the bytes of one stored content from `low` to before `high`.
+
+    Raises
+    ------
+    ArchiveError
+        It is gone or is not whole; `name` is what it is called.
+    """
     if low >= high:
         return
     try:
-        with member.content.open("rb", buffering=0) as content:
-            if os.fstat(content.fileno()).st_size != member.size_bytes:
-                raise ArchiveError(f"{member.name} is not whole in the buffer")
+        with open_file() as content:
+            if os.fstat(content.fileno()).st_size != size_bytes:
+                raise ArchiveError(f"{name} is not whole in the buffer")
             content.seek(low)
             while low < high:
                 block = content.read(min(BLOCK_BYTES, high - low))
                 if not block:
-                    raise ArchiveError(f"{member.name} ends early in the buffer")
+                    raise ArchiveError(f"{name} ends early in the buffer")
                 low += len(block)
                 yield block
     except OSError as error:
-        raise ArchiveError(f"{member.name} cannot be read from the buffer: {error.strerror}") from error
+        raise ArchiveError(f"{name} cannot be read from the buffer: {error.strerror}") from error

@@ -28,7 +28,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +48,7 @@ RENAMED = "RENAMED.csv"
 MISSING = "MISSING.csv"
 
 _BLOCK_BYTES = 1024**2
+_EMPTY_PAYLOAD = f"{DATA_FOLDER}/"  # the one folder that is named for itself: a bag has to have it
 _BAGIT = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 
 
@@ -68,6 +69,15 @@ class Member:
     content: Path
     """Where its bytes are."""
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is no file: the payload's folder, where there is no file in it."""
+        return self.name.endswith("/")
+
+    def open(self) -> BinaryIO:
+        """Return its bytes, open for reading."""
+        return self.content.open("rb", buffering=0)
+
 
 class Bag:
     """A bag whose tag files and index are there; opening one takes as long for a million files as for one."""
@@ -81,6 +91,10 @@ class Bag:
         self.tags = tuple(map(self._tag_member, self.index.header.tags))
         self._tag_members = {member.name: member for member in self.tags}
 
+    def is_there(self) -> bool:
+        """Tell whether it is still on the disk."""
+        return (self._folder / "index").exists()
+
     @property
     def name(self) -> str:
         """Name of the folder that everything in an archive is in."""
@@ -92,7 +106,8 @@ class Bag:
 
     def find_tag(self, name: str) -> Member | None:
         """Return a tag file."""
-        return self._tag_members.get(name)
+        found = self._tag_members.get(name)
+        return None if found is None or found.is_folder else found
 
     def find_payload(self, name: str) -> Member | None:
         """Return one of the export's files by its path in the bag.
@@ -260,7 +275,7 @@ class _BagWriter:
         told = [name for name in sorted(self._tags) if name not in (DECLARATION, PAYLOAD_MANIFEST)]
         self._put("ro-crate-metadata.json", describing.crate(contents, told))
         self._put(TAG_MANIFEST, "".join(f"{tag.sha256}  {name}\n" for name, tag in sorted(self._tags.items())))
-        self._write_index(contents.header.query_id)
+        self._write_index(contents.header.query_id, contents.header.files_count)
 
     def _write_lists(self, contents: Contents) -> None:
         """Write what has a line for each file, and count the files."""
@@ -296,14 +311,15 @@ class _BagWriter:
             stream.seek(0)
             self._tags[name] = _tag_of(name, stream)
 
-    def _write_index(self, folder: str) -> None:
+    def _write_index(self, folder: str, files: int) -> None:
         self._manifest.seek(0)
         read_header(self._manifest)
         first = [DECLARATION, "README.txt"]
         names = [*first, *(name for name in sorted(self._tags) if name not in first)]
-        write_index(
-            self._folder / "index", folder=folder, tags=[self._tags[name] for name in names], files=self._iter_files()
-        )
+        tags = [self._tags[name] for name in names]
+        if not files:
+            tags.append(_tag_of(_EMPTY_PAYLOAD, BytesIO()))
+        write_index(self._folder / "index", folder=folder, tags=tags, files=self._iter_files())
 
     def _iter_files(self) -> Iterator[tuple[int, str, int, int]]:
         line = self._manifest.tell()

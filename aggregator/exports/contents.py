@@ -6,6 +6,7 @@ RFC 9110: conditions (13), ranges (14) with several parts (14.6), HEAD without a
 digest of the whole, where it is known before the first byte leaves.
 """
 
+import logging
 import re
 import secrets
 from base64 import b64encode
@@ -18,9 +19,13 @@ from urllib.parse import quote
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
+from aggregator.exports.archive import ArchiveError
 from aggregator.exports.conditions import Validators, Verdict, allows_range, evaluate
 from aggregator.exports.ranges import RangeNotSatisfiableError, Span, parse_ranges
+
+logger = logging.getLogger(__name__)
 
 SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 """What is downloaded is never run by the browser that shows it."""
@@ -46,6 +51,17 @@ class Content:
         """By what it is told from an earlier one."""
         modified_at = None if self.modified_at is None else self.modified_at.replace(microsecond=0)
         return Validators(etag=f'"{self.tag}"', modified_at=modified_at)
+
+
+class _Stream(StreamingResponse):
+    """An answer that is broken off when its content turns out not to be whole: nobody takes it for complete."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send everything, or an answer that is visibly too short."""
+        try:
+            await super().stream_response(send)
+        except ArchiveError as error:
+            logger.warning("a download is broken off: %s", error, extra={"action": "download"})
 
 
 def answer(request: Request, content: Content) -> Response:
@@ -100,7 +116,7 @@ def _send(content: Content, span: Span | None, headers: dict[str, str], *, is_he
     if is_head:
         return Response(status_code=status, headers=headers, media_type=content.media_type)
     blocks = iterate_in_threadpool(content.iter_blocks(start, stop))
-    return StreamingResponse(blocks, status_code=status, headers=headers, media_type=content.media_type)
+    return _Stream(blocks, status_code=status, headers=headers, media_type=content.media_type)
 
 
 def _send_parts(content: Content, spans: Sequence[Span], headers: dict[str, str]) -> Response:
@@ -121,7 +137,7 @@ def _send_parts(content: Content, spans: Sequence[Span], headers: dict[str, str]
     headers["Content-Length"] = str(sum(map(len, heads)) + sum(span.size_bytes for span in spans) + len(end))
     media_type = f"multipart/byteranges; boundary={boundary}"
     blocks = iterate_in_threadpool(iter_blocks())
-    return StreamingResponse(blocks, HTTPStatus.PARTIAL_CONTENT, headers=headers, media_type=media_type)
+    return _Stream(blocks, HTTPStatus.PARTIAL_CONTENT, headers=headers, media_type=media_type)
 
 
 def _content_range(span: Span, size_bytes: int) -> str:

@@ -9,10 +9,11 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from aggregator.errors import PUBLIC_ERRORS, http_status
-from aggregator.exports.archive import BLOCK_BYTES, Archive, TarArchive, ZipArchive
+from aggregator.exports.archive import BLOCK_BYTES, Archive, TarArchive, ZipArchive, iter_file
 from aggregator.exports.bag import MANIFEST_NAME, Bag, BagError, Member, open_bag
 from aggregator.exports.contents import SAFE_HEADERS, Content, answer
 from aggregator.exports.describing import DATA_FOLDER
@@ -110,17 +111,10 @@ class _Downloads:
     async def manifest(self, request: Request) -> Response:
         """Give the manifest of a complete export."""
         found = await self._get_complete(request)
-        path = self._buffer.manifest_path(found.id)
-        digest = found.manifest_sha256 or ""
-        content = Content(
-            size_bytes=(await run_in_threadpool(path.stat)).st_size,
-            tag=digest,
-            sha256=digest,
-            file_name=f"{found.query_id}.json",
-            media_type="application/json",
-            iter_blocks=lambda start, stop: _iter_blocks(lambda: path.open("rb", buffering=0), start, stop),
-            modified_at=found.completed_at,
-        )
+        manifest = (await self._open_bag(found)).find_tag(MANIFEST_NAME)
+        if manifest is None or not await run_in_threadpool(_is_whole, manifest):
+            raise _gone(found)
+        content = replace(_content_of(manifest, found), file_name=f"{found.query_id}.json")
         return answer(request, content)
 
     def archive(self, kind: type[Archive]) -> Handler:
@@ -203,7 +197,7 @@ class _Downloads:
             sha256=recorded.sha256,
             file_name=path.rpartition("/")[2],
             media_type="application/octet-stream",
-            iter_blocks=lambda start, stop: _iter_blocks(lambda: self._buffer.open_file(found.id, path), start, stop),
+            iter_blocks=partial(iter_file, lambda: self._buffer.open_file(found.id, path), path, recorded.size_bytes),
             modified_at=found.completed_at,
         )
         return answer(request, content)
@@ -231,7 +225,7 @@ class _Downloads:
     async def _open_bag(self, found: Export) -> Bag:
         key = found.manifest_sha256 or ""
         async with self._opening:
-            if key not in self._bags:
+            if key not in self._bags or not await run_in_threadpool(self._bags[key].is_there):
                 path = self._buffer.manifest_path(found.id)
                 try:
                     self._bags[key] = await run_in_threadpool(open_bag, path, key, self._buffer.object_path)
@@ -278,19 +272,21 @@ def _is_whole(member: Member) -> bool:
 
 
 def _content_of(member: Member, found: Export) -> Content:
-    def open_content() -> BinaryIO:
-        return member.content.open("rb", buffering=0)
-
-    is_payload = member.name.startswith(f"{DATA_FOLDER}/")
     return Content(
         size_bytes=member.size_bytes,
         tag=member.sha256,
         sha256=member.sha256,
         file_name=member.name.rpartition("/")[2],
-        media_type="application/octet-stream" if is_payload else "text/plain; charset=utf-8",
-        iter_blocks=lambda start, stop: _iter_blocks(open_content, start, stop),
+        media_type=_media_type(member.name),
+        iter_blocks=partial(iter_file, member.open, member.name, member.size_bytes),
         modified_at=found.completed_at,
     )
+
+
+def _media_type(name: str) -> str:
+    if name.startswith(f"{DATA_FOLDER}/"):
+        return "application/octet-stream"
+    return "application/json" if name.endswith(".json") else "text/plain; charset=utf-8"
 
 
 def _iter_part(lines: Iterator[bytes], start: int, stop: int) -> Iterator[bytes]:
@@ -312,14 +308,6 @@ def _length_and_sha256(lines: Iterator[bytes]) -> tuple[int, str]:
         length += len(line)
         digest.update(line)
     return length, digest.hexdigest()
-
-
-def _iter_blocks(open_content: Callable[[], BinaryIO], start: int, stop: int) -> Iterator[bytes]:
-    with open_content() as content:
-        content.seek(start)
-        while start < stop and (block := content.read(min(BLOCK_BYTES, stop - start))):
-            start += len(block)
-            yield block
 
 
 def _json(value: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:

@@ -5,6 +5,7 @@ One file: the length of the header, the header in JSON, and four lists of number
 """
 
 import mmap
+import os
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
@@ -68,9 +69,9 @@ class BagIndex:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as stream:
             length = stream.read(_LENGTH.size)
-            if len(length) < _LENGTH.size:
+            header_bytes = _LENGTH.unpack(length)[0] if len(length) == _LENGTH.size else 0
+            if not 0 < header_bytes < os.fstat(stream.fileno()).st_size:
                 raise BagIndexError(f"{path.name} is cut short")
-            header_bytes = _LENGTH.unpack(length)[0]
             try:
                 self.header = msgspec.json.decode(stream.read(header_bytes), type=IndexHeader)
             except msgspec.MsgspecError as error:

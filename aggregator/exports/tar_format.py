@@ -4,7 +4,7 @@ Notes
 -----
 POSIX.1-2017, pax Interchange Format: plain ustar headers, and an extended header before one only where the name is
 long or not ASCII, or the size is 8 GiB or more. Time, owner and mode are the same for all: 1980-01-01, as in the ZIP,
-nobody's, and 0644.
+nobody's, and 0644. A name with a slash at its end is a folder.
 """
 
 import struct
@@ -18,7 +18,7 @@ _MAX_PREFIX = 155
 _LIMIT_SIZE = 8**11
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
 _CHECKSUM_AT = 148
-_FILE, _EXTENDED = b"0", b"x"
+_FILE, _FOLDER, _EXTENDED = b"0", b"5", b"x"
 
 
 def member_header(name: bytes, size_bytes: int) -> bytes:
@@ -30,7 +30,8 @@ def member_header(name: bytes, size_bytes: int) -> bytes:
         split = b"", _shortened(name)
     if size_bytes >= _LIMIT_SIZE:
         records.append(_record(b"size", str(size_bytes).encode()))
-    header = _ustar(*split, 0 if size_bytes >= _LIMIT_SIZE else size_bytes, _FILE)
+    kind = _FOLDER if name.endswith(b"/") else _FILE
+    header = _ustar(*split, 0 if size_bytes >= _LIMIT_SIZE else size_bytes, kind)
     if not records:
         return header
     extended = b"".join(records)
@@ -68,6 +69,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _ustar(prefix: bytes, name: bytes, size_bytes: int, kind: bytes) -> bytes:
-    fixed = (b"%07o" % 0o644, b"%07o" % 0, b"%07o" % 0, b"%011o" % size_bytes, b"%011o" % _MTIME_S, b" " * 8, kind)
+    mode = 0o755 if kind == _FOLDER else 0o644
+    fixed = (b"%07o" % mode, b"%07o" % 0, b"%07o" % 0, b"%011o" % size_bytes, b"%011o" % _MTIME_S, b" " * 8, kind)
     header = _HEADER.pack(name, *fixed, b"", b"ustar\0", b"00", b"", b"", b"%07o" % 0, b"%07o" % 0, prefix)
     return header[:_CHECKSUM_AT] + b"%06o\0 " % sum(header) + header[_CHECKSUM_AT + 8 :]

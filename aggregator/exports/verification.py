@@ -96,6 +96,7 @@ def _verify_tags(
 ) -> None:
     """Check the files that tell what a bag is by the list of their checksums, and the list of the files by ours."""
     names[f"{top}/{TAG_MANIFEST}"] -= 1
+    names[f"{top}/{DATA_FOLDER}/"] -= 1
     for name, expected in _read_tag_manifest(archive, f"{top}/{TAG_MANIFEST}", problems):
         if name != MANIFEST_NAME:
             names[f"{top}/{name}"] -= 1

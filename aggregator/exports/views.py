@@ -6,7 +6,8 @@ the tree of the archives, byte for byte.
 Notes
 -----
 Names are those of the bag, so most of what needs escaping cannot be in them (see `staging/naming.py`); it is escaped
-all the same. Addresses are percent-encoded, which leaves nothing special to any of these formats.
+all the same. Addresses are percent-encoded, which leaves nothing special to any of these formats. aria2 1.36 reads the
+escape of an ampersand in a name of a Metalink as five letters; its own list has no escapes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,8 @@ def iter_view(view: View, bag: Bag, address: str) -> Iterator[bytes]:
     yield view.begin.encode()
     with bag.reading() as manifest:
         for _, member in bag.iter_from(manifest):
+            if member.is_folder:
+                continue
             url = f"{address}/bag/{quote(member.name, safe='/')}"
             yield view.line(f"{bag.name}/{member.name}", member, url).encode()
     yield view.end.encode()

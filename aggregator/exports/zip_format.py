@@ -14,6 +14,7 @@ _UTF8_NAMES = 1 << 11
 _EARLIEST_DATE = 0x21  # 1980-01-01, the first day of DOS
 _UNIX_45 = 3 << 8 | 45  # made on Unix, by version 4.5 of the specification
 _REGULAR_0644 = 0o100644 << 16
+_FOLDER_0755 = 0o040755 << 16 | 0x10
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -41,7 +42,8 @@ def directory_entry(name: bytes, size_bytes: int, crc32: int, offset: int) -> by
     size = min(size_bytes, _LIMIT_32)
     version = 45 if extra else 20
     fixed = (b"PK\1\2", _UNIX_45, version, _UTF8_NAMES, 0, 0, _EARLIEST_DATE, crc32, size, size)
-    rest = (len(name), len(extra), 0, 0, 0, _REGULAR_0644, min(offset, _LIMIT_32))
+    mode = _FOLDER_0755 if name.endswith(b"/") else _REGULAR_0644
+    rest = (len(name), len(extra), 0, 0, 0, mode, min(offset, _LIMIT_32))
     return _CENTRAL.pack(*fixed, *rest) + name + extra
 
 

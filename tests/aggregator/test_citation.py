@@ -1,13 +1,15 @@
 """A question is told in words, whatever it asks, on one line."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
-from aggregator.citation import title
+from aggregator.citation import Citation, title
 from metadata_db.query import (
     Alert,
     AttributeFilter,
@@ -67,6 +69,42 @@ def test_every_filter_there_is_is_told() -> None:
     told = {name for filters, _ in CASES for name in filters}
     plain = {"cluster", "detector", "channel", "storage", "level", "format", "processing", "quality", "conditions"}
     assert told | plain == set(SearchQuery.__dataclass_fields__)
+
+
+CITATION = Citation(
+    query_id="0123456789abcdef" * 2,
+    authors=("Aurora {north} & south", "Łódź #1"),
+    title='Files with object "Crab" 100%_~^\\',
+    files=1,
+    bytes=7,
+    checksum="ab" * 16,
+    revision=17,
+    at=NOON,
+)
+
+
+def test_a_citation_as_an_entry_of_bibtex() -> None:
+    assert CITATION.as_bibtex() == (
+        "@misc{catchment-0123456789ab-17,\n"
+        r"  author = {{Aurora \{north\} \& south} and {Łódź \#1}},"
+        "\n"
+        r'  title = {{Files with object "Crab" 100\%\_\textasciitilde{}\textasciicircum{}\textbackslash{}}},'
+        "\n"
+        "  year = {2019},\n  publisher = {Catchment},\n  version = {17},\n"
+        f"  note = {{1 file, 7 bytes, checksum {'ab' * 16}, /q/{'0123456789abcdef' * 2}@17}},\n}}\n"
+    )
+
+
+def test_a_citation_as_a_citation_file() -> None:
+    found = yaml.safe_load(CITATION.as_cff())
+    assert found["title"] == 'Files with object "Crab" 100%_~^\\ (1 file, 7 bytes)'
+    assert [author["name"] for author in found["authors"]] == list(CITATION.authors)
+    assert (found["type"], found["version"], found["date-released"]) == ("dataset", "17", date(2019, 11, 2))
+    assert [one["value"] for one in found["identifiers"]] == [CITATION.url, CITATION.checksum]
+    undated = msgspec.structs.replace(CITATION, at=None, authors=())
+    assert "date-released" not in yaml.safe_load(undated.as_cff())
+    assert "year = {n.d.}" in undated.as_bibtex()
+    assert undated.text.startswith("Catchment (n.d.). ")
 
 
 def test_every_test_that_the_page_on_citation_names_is_there() -> None:

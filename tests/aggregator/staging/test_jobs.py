@@ -2,19 +2,25 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 import redis
 from sqlalchemy.exc import IntegrityError
 
 from aggregator.cache import Progress
+from aggregator.citation import cite
+from aggregator.controller import Answer, QuickResponse
 from aggregator.errors import BufferFullError
+from aggregator.exports.bag import bag_folder, write_bag
+from aggregator.staging.facts import find_header
 from aggregator.staging.jobs import IncompleteError
 from aggregator.staging.ledger import ExportState
-from aggregator.staging.manifest import Entry, Missing, iter_entries, iter_missing, read_header
+from aggregator.staging.manifest import Entry, Missing, Source, iter_entries, iter_missing, read_header
 from aggregator.staging.mounts import StorageDownError
-from metadata_db.records import FileRecord, Replica
-from tests.aggregator.staging.world import FACILITY, STORAGE, World
+from metadata_db.catalogue import Summary
+from metadata_db.records import Authority, Facility, FileRecord, Replica
+from tests.aggregator.staging.world import EVERYTHING, FACILITY, STORAGE, World
 
 pytestmark = pytest.mark.anyio
 
@@ -62,6 +68,75 @@ async def test_staging_anew_into_an_empty_buffer_gives_the_same_manifest(world: 
     second = await world.stage(first.id)
     assert second.state is ExportState.COMPLETED
     assert second.manifest_sha256 == first.manifest_sha256
+
+
+async def test_the_manifest_says_how_it_is_cited_and_what_the_authorities_ask_for(world: World) -> None:
+    await world.vocabulary.put_authority(
+        Authority(name="board", title="The board", licence="CC-BY-4.0", terms="Cite us.")
+    )
+    await world.vocabulary.put_facility(Facility(name=FACILITY, title="Aurora Array", authority="board"))
+    await world.add(THREE)
+    export = await world.stage((await world.request()).id)
+    header = find_header(world.buffer.manifest_path(export.id))
+    assert header is not None
+    assert header.citation is not None
+    assert header.sources == (
+        Source(name=FACILITY, title="Aurora Array", authority="The board", licence="CC-BY-4.0", terms="Cite us."),
+    )
+    moment = await world.catalogue.moment()
+    response = QuickResponse(
+        answer=Answer.at(EVERYTHING, moment),
+        summary=Summary(count=3, bytes=export.bytes_total, checksum=export.answer_checksum, is_estimate=False),
+        cached=False,
+        export=export,
+    )
+    at = await world.catalogue.time_of(moment.revision)
+    assert header.citation.text == cite(response, await world.vocabulary.get(), at)
+
+
+async def test_what_an_export_says_of_itself_stays_when_it_is_staged_anew(world: World) -> None:
+    await world.add(THREE)
+    first = await world.stage((await world.request()).id)
+    await world.vocabulary.put_facility(Facility(name=FACILITY, title="A new name"))
+    await world.scalar("update export set state = 'EXPIRED' returning id")
+    await world.request()
+    second = await world.stage(first.id)
+    assert second.manifest_sha256 == first.manifest_sha256
+
+
+async def test_files_that_some_system_could_not_tell_apart_get_names(world: World) -> None:
+    await world.add({"Run": b"1", "run": b"2", "con.fits": b"3"})
+    export = await world.stage((await world.request()).id)
+    entries, _ = read_manifest(world, export.id)
+    names = {entry.source: entry.name for entry in entries}
+    assert (names["Run"], names["con.fits"]) == (None, f"{STORAGE}/con_.fits")
+    assert (names["run"] or "").startswith(f"{STORAGE}/run~")
+    assert export.manifest_sha256 == hashlib.sha256(world.buffer.manifest_path(export.id).read_bytes()).hexdigest()
+
+
+async def test_the_bag_is_there_when_the_export_is_complete(world: World) -> None:
+    await world.add(THREE)
+    asked = await world.request()
+    stager = world.stager(pack=write_bag)
+    await stager.stage(asked.id, is_last_try=True)
+    stager.close()
+    export = await world.get(asked.id)
+    folder = bag_folder(world.buffer.manifest_path(export.id), export.manifest_sha256 or "")
+    assert (folder / "index").exists()
+
+
+async def test_an_export_whose_bag_cannot_be_made_is_not_complete(world: World) -> None:
+    def fail(_manifest: Path, _sha256: str) -> None:
+        raise OSError("no room")
+
+    await world.add(THREE)
+    asked = await world.request()
+    stager = world.stager(pack=fail)
+    with pytest.raises(OSError, match="no room"):
+        await stager.stage(asked.id, is_last_try=False)
+    stager.close()
+    assert (await world.get(asked.id)).state is ExportState.WRITING
+    assert not world.buffer.manifest_path(asked.id).exists()
 
 
 async def test_files_without_a_catalogued_checksum_get_one(world: World) -> None:

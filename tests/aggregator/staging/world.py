@@ -16,7 +16,7 @@ from sqlalchemy import text
 from aggregator.cache import CacheManager
 from aggregator.settings import Settings
 from aggregator.staging.buffer import LocalFileBuffer
-from aggregator.staging.jobs import ExportStager
+from aggregator.staging.jobs import ExportStager, Pack, leave_unpacked
 from aggregator.staging.ledger import Export, ExportLedger, ExportState
 from aggregator.staging.queue import TaskQueue
 from metadata_db.catalogue import Catalogue
@@ -101,9 +101,9 @@ class World:
             stager.close()
         return await self.get(export_id)
 
-    def stager(self) -> ExportStager:
+    def stager(self, *, pack: Pack = leave_unpacked) -> ExportStager:
         return ExportStager(
-            catalogue=self.catalogue, ledger=self.ledger, buffer=self.buffer, cache=self.cache, copies=2
+            catalogue=self.catalogue, ledger=self.ledger, buffer=self.buffer, cache=self.cache, copies=2, pack=pack
         )
 
     async def get(self, export_id: str) -> Export:
