@@ -8,6 +8,7 @@ spelled. A new kind of filter appears in the canonical form only when it is set,
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -324,7 +325,10 @@ def parse_energy(name: str, *, minimum: float | None, maximum: float | None, uni
             return None
         if not math.isfinite(value) or value < 0:
             raise BadInputError(f"{name}.{end}", value, "a finite energy that is not negative")
-        return float(Decimal(repr(float(value))).scaleb(unit.value)) + 0.0
+        value_ev = float(Decimal(repr(float(value))).scaleb(unit.value)) + 0.0
+        if not math.isfinite(value_ev):
+            raise BadInputError(f"{name}.{end}", value, "an energy of at most 1e308 eV")
+        return value_ev
 
     energy = EnergyRange(min_ev=in_ev("min", minimum), max_ev=in_ev("max", maximum))
     if energy.min_ev is None and energy.max_ev is None:
@@ -371,6 +375,8 @@ def _parse_attribute(name: str, given: AttributeFilter) -> AttributeFilter:
     for value in given.values:
         if isinstance(value, str) and not _is_text(value):
             raise BadInputError(name, value, f"at most {MAX_TEXT} characters without NUL")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise BadInputError(name, "a longer number", "numbers of at most 308 digits")
     distinct = {canonical_json(value): value for value in map(_plain_number, _bounded(name, given.values))}
     return AttributeFilter(
         name=given.name,
@@ -381,7 +387,11 @@ def _parse_attribute(name: str, given: AttributeFilter) -> AttributeFilter:
 
 
 def _plain_number(value: Scalar) -> Scalar:
-    """Give 5 and 5.0 one spelling; JSON does not tell them apart either."""
+    """Give 5 and 5.0 one spelling; JSON does not tell them apart either. Beyond 64 bits there are only floats."""
+    if isinstance(value, str):
+        return value
+    if abs(value) >= 2**63:
+        return float(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -154,6 +154,14 @@ def test_full_turns_of_right_ascension_do_not_change_the_id(ra_deg: int, dec_deg
     assert first.query_id == second.query_id
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [(5, 5.0), (2**63, float(2**63)), (10**300, 1e300), (-(2**64), -1.8446744073709552e19)]
+)
+def test_a_number_means_the_same_however_it_is_spelled(one: float, other: float) -> None:
+    first, second = (parse_attributes("a", [AttributeFilter(name="n", values=(value,))]) for value in (one, other))
+    assert SearchQuery(attributes=first).canonical == SearchQuery(attributes=second).canonical
+
+
 @given(attributes, st.randoms())
 def test_order_and_repetition_of_attributes_do_not_change_the_id(
     given_filters: list[AttributeFilter], random: Any
@@ -389,6 +397,12 @@ def test_a_wrong_coincidence_names_field_value_and_expectation(
             "nan",
             "finite",
         ),
+        (
+            lambda: parse_energy("energy", minimum=1e300, maximum=None, unit=EnergyUnit.PEV),
+            "energy.min",
+            "1e+300",
+            "at most 1e308 eV",
+        ),
         (lambda: parse_energy("energy", minimum=2, maximum=1, unit=EnergyUnit.EV), "energy.max", "1", "not below min"),
         (lambda: parse_energy("energy", minimum=None, maximum=None, unit=EnergyUnit.EV), "energy", "{}", "min, max"),
         (lambda: parse_cone("cone", ra_deg=400, dec_deg=0, radius_deg=1), "cone.raDeg", "400", "0 to 360"),
@@ -406,6 +420,12 @@ def test_a_wrong_coincidence_names_field_value_and_expectation(
             "attributes[0]",
             "'\\x00'",
             "without NUL",
+        ),
+        (
+            lambda: parse_attributes("attributes", [AttributeFilter(name="a", values=(10**309,))]),
+            "attributes[0]",
+            "a longer number",
+            "at most 308 digits",
         ),
         (lambda: parse_attributes("attributes", [AttributeFilter(name="a")]), "attributes[0]", "'a'", "either equals"),
         (
