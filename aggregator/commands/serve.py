@@ -27,6 +27,7 @@ from aggregator.commands.failures import Failure
 from aggregator.commands.migrate import migrate_database
 from aggregator.commands.servers import running_servers
 from aggregator.commands.settings import data_dir_option, environ_of, load_settings
+from aggregator.connection import GuardedProtocol
 from aggregator.log import configure_logging
 from aggregator.settings import Settings
 from aggregator.staging.buffer import LocalFileBuffer
@@ -158,7 +159,7 @@ def _uvicorn_config(settings: Settings) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says at INFO is said better by us
     return uvicorn.Config(
         create_app(settings),
-        http="httptools",
+        http=GuardedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -9,6 +9,7 @@ from threading import Thread
 import uvicorn
 
 from aggregator.app import create_app
+from aggregator.connection import GuardedProtocol
 from aggregator.settings import Settings
 
 START_S = 20
@@ -20,7 +21,9 @@ def serving(settings: Settings) -> Iterator[str]:
     """Serve the application on 127.0.0.1 and give its address; its servers must run already."""
     settings.buffer_dir.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(create_app(settings), lifespan="on", log_config=None, timeout_graceful_shutdown=5)
+        config = uvicorn.Config(
+            create_app(settings), http=GuardedProtocol, lifespan="on", log_config=None, timeout_graceful_shutdown=5
+        )
         server = uvicorn.Server(config)
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="service")
         thread.start()
