@@ -144,6 +144,7 @@ def test_everything_a_body_names_is_asked() -> None:
         (b'{"query":"{a}","variables":{"a":' + b"9" * 100_000 + b"}}", "NOT_JSON", "infinity"),
         (b'{"query":"{a}","query":"{b}"}', "BAD_REQUEST", "'query' twice"),
         (b'{"query":"{a}","variables":{"a":[{"b":1,"b":1}]}}', "BAD_REQUEST", "'b' twice"),
+        (b'{"query":"{a}","variables":{"a":[' + b"[]," * 60_000 + b"[]]}}", "BAD_REQUEST", "60001 commas"),
         (b"[]", "BATCH_REFUSED", "one request"),
         (b'[{"query":"{a}"}]', "BATCH_REFUSED", "one request"),
         (b"null", "BAD_REQUEST", "got None, expected a JSON object"),
