@@ -209,8 +209,8 @@ def _unsupported(field: str, value: str | None, expected: str, headers: list[Hea
 
 def body_too_large(size: str) -> RequestError:
     """Return the error of a body of a size: a number of bytes, or at least so many."""
-    told, expected = shorten_text(size), f"at most {MAX_BODY_BYTES}"
-    message = f"body: got {told} bytes, expected {expected}"
+    told, expected = f"{size[:30]} bytes", f"at most {MAX_BODY_BYTES}"
+    message = f"body: got {told}, expected {expected}"
     return RequestError(413, "BODY_TOO_LARGE", message, field="body", value=told, expected=expected)
 
 
@@ -226,7 +226,7 @@ def parse_body(body: bytes) -> Asked:
     if isinstance(found, list):
         raise _bad("body", "a list", "one request: several at once are not answered", code="BATCH_REFUSED")
     if not isinstance(found, dict):
-        raise _bad("body", found, "a JSON object")
+        raise _bad("body", shorten(found), "a JSON object")
     return _asked(found)
 
 
@@ -250,7 +250,7 @@ def parse_address(query: bytes, path_sha256: str | None = None) -> Asked:
     found: dict[str, Any] = {}
     for name, value in _parameters(query):
         if name in found:
-            raise _bad(name, "it twice", "every parameter once")
+            raise _bad(name[:40], "it twice", "every parameter once")
         found[name] = value
     if "query" in found and _NUL.search(found["query"].encode()):
         raise _nul("query")
@@ -291,7 +291,10 @@ def _read_json(field: str, text: bytes) -> Any:
         raise _bad(field, f"JSON of {depth} levels", f"at most {MAX_JSON_DEPTH}")
     if _NUL.search(text):
         raise _nul(field)
-    _EVERY_KEY_ONCE.decode(text.decode())
+    try:
+        _EVERY_KEY_ONCE.decode(text.decode())
+    except _RepeatedKeyError as error:
+        raise _bad(field, f"the key {error} twice", "every key once") from error
     return found
 
 
@@ -308,10 +311,16 @@ def _depth(value: Any) -> int:
     return depth
 
 
+class _RepeatedKeyError(Exception):
+    """An object of JSON has a key twice."""
+
+
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
-    if len(pairs) > 1 and len({key for key, _ in pairs}) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _bad("JSON", f"the key {shorten(next(key for key in keys if keys.count(key) > 1))} twice", "it once")
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _RepeatedKeyError(shorten(key))
+        seen.add(key)
 
 
 _EVERY_KEY_ONCE = json.JSONDecoder(object_pairs_hook=_check_keys)
@@ -334,19 +343,14 @@ _KINDS: Mapping[type, str] = {str: "a text", dict: "an object"}
 def _optional(found: Mapping[str, Any], name: str, kind: type) -> Any:
     value = found.get(name)
     if value is not None and not isinstance(value, kind):
-        raise _bad(name, value, _KINDS[kind])
+        raise _bad(name, shorten(value), _KINDS[kind])
     return value
 
 
-def _bad(field: str, value: Any, expected: str, *, code: str = "BAD_REQUEST") -> RequestError:
-    told = shorten(value)
-    message = f"{field}: got {told if not isinstance(value, str) else shorten_text(value)}, expected {expected}"
-    return RequestError(400, code, message, field=field, value=told, expected=expected)
-
-
-def shorten_text(text: str, limit: int = 120) -> str:
-    """Return a text of ours, at most `limit` characters."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+def _bad(field: str, got: str, expected: str, *, code: str = "BAD_REQUEST") -> RequestError:
+    return RequestError(
+        400, code, f"{field}: got {got}, expected {expected}", field=field, value=got, expected=expected
+    )
 
 
 # --- documents by their digest ----------------------------------------------------------------------------------------
@@ -382,12 +386,12 @@ def _persisted_sha256(extensions: Mapping[str, Any]) -> str | None:
     if persisted is None:
         return None
     if not isinstance(persisted, dict):
-        raise _bad("extensions.persistedQuery", persisted, "an object")
+        raise _bad("extensions.persistedQuery", shorten(persisted), "an object")
     if persisted.get("version") != 1:
-        raise _bad("extensions.persistedQuery.version", persisted.get("version"), "1")
+        raise _bad("extensions.persistedQuery.version", shorten(persisted.get("version")), "1")
     digest = persisted.get("sha256Hash")
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        raise _bad("extensions.persistedQuery.sha256Hash", digest, "64 lower-case hexadecimal digits")
+        raise _bad("extensions.persistedQuery.sha256Hash", shorten(digest), "64 lower-case hexadecimal digits")
     return digest
 
 
