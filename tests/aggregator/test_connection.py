@@ -1,31 +1,41 @@
 """A connection whose request does not begin is closed; one that asks again and again is not."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from aggregator import connection
 from aggregator.connection import MAX_HEAD_BYTES
-from aggregator.settings import Settings
-from tests.support.server import serving
+from tests.support.server import serving_app
 
 HANG_S = 20.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
 
-@pytest.fixture
-def service_url(service_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.5)
-    with serving(service_settings) as url:
-        yield url
+async def tell_length(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the length of the body."""
+    length, message = 0, await receive()
+    while message.get("more_body", False):
+        length, message = length + len(message["body"]), await receive()
+    body = str(length + len(message["body"])).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patched, serving_app(tell_length) as found:
+        patched.setattr(connection, "HEAD_TIMEOUT_S", 0.5)
+        yield found
 
 
 @pytest.fixture
-def connect(service_url: str) -> Iterator[Callable[[], socket.socket]]:
-    address, opened = httpx.URL(service_url), []
+def connect(url: str) -> Iterator[Callable[[], socket.socket]]:
+    address, opened = httpx.URL(url), []
 
     def open_one() -> socket.socket:
         opened.append(socket.create_connection((address.host, address.port), HANG_S))
@@ -79,23 +89,22 @@ def test_a_head_is_not_read_to_any_length(connect: Callable[[], socket.socket], 
     assert str(MAX_HEAD_BYTES).encode() in told
 
 
-def test_what_comes_in_pieces_is_answered(connect: Callable[[], socket.socket]) -> None:
-    body = b'{"query":"{ __typename }"}'
-    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
-        body
-    )
+@pytest.mark.parametrize("step", [1, 200_000], ids=["byte by byte", "at once"])
+def test_head_and_body_may_come_in_any_pieces(connect: Callable[[], socket.socket], step: int) -> None:
+    body = b"x" * min(100 * step, 150_000)
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     line = connect()
-    with closing(line):
-        for at in range(len(head + body)):
-            line.sendall((head + body)[at : at + 1])
-        assert line.recv(65536).startswith(b"HTTP/1.1 200 ")
+    for at in range(0, len(request), step):
+        line.sendall(request[at : at + step])
+    told = line.recv(65536)
+    assert told.startswith(b"HTTP/1.1 200 ")
+    assert told.endswith(b"\r\n\r\n%d" % len(body))
 
 
-def test_a_head_and_a_long_body_may_come_at_once(connect: Callable[[], socket.socket]) -> None:
-    body = b'{"query":"{ __typename } #' + b" " * 150_000 + b'"}'
-    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
-        body
-    )
+def test_a_request_behind_another_waits_for_it(connect: Callable[[], socket.socket]) -> None:
     line = connect()
-    line.sendall(head + body)
-    assert line.recv(65536).startswith(b"HTTP/1.1 200 ")
+    line.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+    time.sleep(0.7)  # longer than a head may take: it is there already
+    line.sendall(b"a" + GET)
+    assert line.recv(65536).endswith(b"\r\n\r\n1")
+    assert rest(line).startswith(b"HTTP/1.1 408 ")

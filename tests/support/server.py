@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
+from typing import Literal
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from aggregator.app import create_app
 from aggregator.connection import GuardedProtocol
@@ -20,9 +22,16 @@ START_S = 20
 def serving(settings: Settings) -> Iterator[str]:
     """Serve the application on 127.0.0.1 and give its address; its servers must run already."""
     settings.buffer_dir.mkdir(parents=True, exist_ok=True)
+    with serving_app(create_app(settings), lifespan="on") as url:
+        yield url
+
+
+@contextmanager
+def serving_app(app: ASGIApp, *, lifespan: Literal["on", "off"] = "off") -> Iterator[str]:
+    """Serve any application on 127.0.0.1 and give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            create_app(settings), http=GuardedProtocol, lifespan="on", log_config=None, timeout_graceful_shutdown=5
+            app, http=GuardedProtocol, lifespan=lifespan, log_config=None, timeout_graceful_shutdown=5
         )
         server = uvicorn.Server(config)
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="service")
