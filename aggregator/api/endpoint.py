@@ -85,7 +85,7 @@ class GraphQLEndpoint:
             return tell(await self._carry_out(await self._operation(asked), receive), media_type)
         document_id = scope.get("path_params", {}).get("document")
         sha256 = None if document_id is None else parse_document_id(document_id)
-        operation = await self._operation(parse_address(scope["query_string"], sha256), by_path=sha256 is not None)
+        operation = await self._operation(parse_address(scope["query_string"], sha256))
         execution = await self._carry_out(operation, receive, only_queries=True)
         return tell_cacheable(
             execution,
@@ -108,12 +108,12 @@ class GraphQLEndpoint:
                 408, "REQUEST_TIMEOUT", message, headers=[CLOSE], field="body", expected=expected
             ) from error
 
-    async def _operation(self, asked: Asked, *, by_path: bool = False) -> Operation:
+    async def _operation(self, asked: Asked) -> Operation:
         document = asked.document
         if document is None and asked.sha256 is not None:
             document = await self._documents.find(asked.sha256)
         if document is None:
-            raise unknown_document(asked.sha256 or "", by_path=by_path)
+            raise unknown_document(asked)
         return asked.with_document(document)
 
     # --- carrying out --------------------------------------------------------------------------------------------

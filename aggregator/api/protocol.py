@@ -12,7 +12,7 @@ the audits win, because the clients at large were written for them; the README o
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -94,6 +94,8 @@ class Asked:
     document: str | None = None
     sha256: str | None = None
     """Digest of the document in lower-case hex, when the request names it."""
+    is_automatic: bool = False
+    """Whether it is named as Apollo's clients do, who send the text when they are told one certain error."""
     variables: Mapping[str, Any] | None = None
     name: str | None = None
 
@@ -329,12 +331,23 @@ _EVERY_KEY_ONCE = json.JSONDecoder(object_pairs_hook=_check_keys)
 def _asked(found: Mapping[str, Any], path_sha256: str | None = None) -> Asked:
     document, name = _optional(found, "query", str), _optional(found, "operationName", str)
     variables, extensions = _optional(found, "variables", dict), _optional(found, "extensions", dict)
-    sha256 = path_sha256 or _persisted_sha256(extensions or {})
-    if document is None and sha256 is None:
+    automatic = _persisted_sha256(extensions or {})
+    document_id = _optional(found, "documentId", str)
+    by_id = None if document_id is None else parse_document_id(document_id)
+    named = {path_sha256, by_id, automatic} - {None}
+    if document is None and not named:
         raise _bad("query", "nothing", "a text, the document")
-    if document is not None and sha256 is not None:
-        _check_sha256(document, sha256)
-    return Asked(document=document, sha256=sha256, variables=variables, name=name or None)
+    if document is not None and named:
+        named.add(sha256_of(document))
+    if len(named) > 1:
+        raise _different_documents(named)
+    return Asked(
+        document=document,
+        sha256=next(iter(named), None),
+        is_automatic=automatic is not None,
+        variables=variables,
+        name=name or None,
+    )
 
 
 _KINDS: Mapping[type, str] = {str: "a text", dict: "an object"}
@@ -400,27 +413,21 @@ def sha256_of(document: str) -> str:
     return hashlib.sha256(document.encode()).hexdigest()
 
 
-def _check_sha256(document: str, sha256: str) -> None:
-    actual = sha256_of(document)
-    if actual != sha256:
-        raise RequestError(
-            400,
-            "PERSISTED_QUERY_HASH_MISMATCH",
-            f"the document's SHA-256 is {actual}, the request says {sha256}",
-            value=sha256,
-            expected=actual,
-        )
+def _different_documents(named: Collection[str | None]) -> RequestError:
+    told = ", ".join(sorted(filter(None, named)))
+    message = f"document: got text and digests of several, {told}, expected one"
+    return RequestError(
+        400, "PERSISTED_QUERY_HASH_MISMATCH", message, field="document", value=told, expected="one document"
+    )
 
 
-def unknown_document(sha256: str, *, by_path: bool) -> RequestError:
-    """Return the error of a document that is not known here; clients send its text then.
-
-    The word for Apollo's clients is theirs: they know it as the reason to send the text.
-    """
-    if by_path:
-        message = f"no document {sha256} is known here: it was not asked lately; send its text once by POST"
-        return RequestError(404, "PERSISTED_DOCUMENT_NOT_FOUND", message, value=sha256)
-    return RequestError(404, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", value=sha256)
+def unknown_document(asked: Asked) -> RequestError:
+    """Return the error of a document that is not known here; clients send its text then."""
+    digest = asked.sha256 or ""
+    if asked.is_automatic:
+        return RequestError(404, "PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound", value=digest)
+    message = f"no document {digest} is known here: it was not asked lately; send its text once by POST"
+    return RequestError(404, "PERSISTED_DOCUMENT_NOT_FOUND", message, field="document", value=digest)
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------

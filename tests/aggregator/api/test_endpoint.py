@@ -236,7 +236,10 @@ def test_a_document_that_was_carried_out_can_be_asked_by_its_digest(client: http
     assert post(client, {"query": document, "variables": {"name": "a"}}).status_code == 200
     known = client.get(address, params=variables)
     assert (known.status_code, known.json()) == (200, {"data": {"__type": {"name": "File"}}})
-    assert client.get(f"/graphql/sha256:{digest_of(document)}", params=variables).json() == known.json()
+    for name in (digest_of(document), f"sha256:{digest_of(document)}"):
+        assert client.get(f"/graphql/{name}", params=variables).json() == known.json()
+        assert client.get("/graphql", params={"documentId": name, **variables}).json() == known.json()
+        assert post(client, {"documentId": name, "variables": {"name": "File"}}).json() == known.json()
     tag = {"if-none-match": known.headers["etag"]}
     assert client.get(address, params=variables, headers=tag).status_code == 304
 

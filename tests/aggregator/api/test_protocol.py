@@ -228,7 +228,17 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXTS, inner, max_size=2),
     max_leaves=3,
 )
-NAMES = ["query", "variables", "operationName", "extensions", "persistedQuery", "version", "sha256Hash", "x"]
+NAMES = [
+    "query",
+    "documentId",
+    "variables",
+    "operationName",
+    "extensions",
+    "persistedQuery",
+    "version",
+    "sha256Hash",
+    "x",
+]
 REQUESTS = st.dictionaries(st.sampled_from(NAMES), ANYTHING | st.dictionaries(st.sampled_from(NAMES), ANYTHING))
 
 
@@ -288,15 +298,22 @@ def test_any_accept_is_understood_or_refused(accept: str) -> None:
 
 def test_a_document_is_named_by_its_digest() -> None:
     persisted = {"persistedQuery": {"version": 1, "sha256Hash": DIGEST}}
-    assert parse_body(orjson.dumps({"extensions": persisted})) == Asked(sha256=DIGEST)
-    assert parse_body(orjson.dumps({"query": TEXT, "extensions": persisted})) == Asked(document=TEXT, sha256=DIGEST)
+    assert parse_body(orjson.dumps({"extensions": persisted})) == Asked(sha256=DIGEST, is_automatic=True)
+    with_text = parse_body(orjson.dumps({"query": TEXT, "extensions": persisted}))
+    assert with_text == Asked(document=TEXT, sha256=DIGEST, is_automatic=True)
+    assert parse_body(orjson.dumps({"documentId": f"sha256:{DIGEST}"})) == Asked(sha256=DIGEST)
+    assert parse_address(f"documentId=sha256:{DIGEST}".encode()) == Asked(sha256=DIGEST)
     assert parse_address(b"", DIGEST) == Asked(sha256=DIGEST)
     assert parse_document_id(DIGEST) == parse_document_id(f"sha256:{DIGEST}") == DIGEST
 
 
-def test_a_digest_of_another_document_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("query", "path_sha256"),
+    [("query={a}", DIGEST), (f"query={{a}}&documentId={DIGEST}", None), (f"documentId={DIGEST}", "0" * 64)],
+)
+def test_a_digest_of_another_document_is_refused(query: str, path_sha256: str | None) -> None:
     with pytest.raises(RequestError, match=DIGEST) as caught:
-        parse_address(b"query={a}", DIGEST)
+        parse_address(query.encode(), path_sha256)
     assert (caught.value.status, caught.value.code) == (400, "PERSISTED_QUERY_HASH_MISMATCH")
 
 
@@ -356,9 +373,10 @@ def test_an_answer_for_the_moment_or_for_one_person_is_kept_by_nobody_else() -> 
 
 
 def test_an_unknown_document_is_a_question_back_to_those_who_may_know_it() -> None:
-    assert refuse(unknown_document(DIGEST, by_path=True), JSON).status == 404
-    told = refuse(unknown_document(DIGEST, by_path=False), JSON)
+    assert refuse(unknown_document(Asked(sha256=DIGEST)), JSON).status == 404
+    automatic = unknown_document(Asked(sha256=DIGEST, is_automatic=True))
+    told = refuse(automatic, JSON)
     error = orjson.loads(told.body)["errors"][0]
     assert (told.status, error["message"]) == (200, "PersistedQueryNotFound")
     assert error["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
-    assert refuse(unknown_document(DIGEST, by_path=False), GRAPHQL).status == 404
+    assert refuse(automatic, GRAPHQL).status == 404
