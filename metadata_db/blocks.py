@@ -108,7 +108,7 @@ class Block:
         """Sums by day alone, at a place that means nothing."""
         if not len(self.days):
             return self
-        begins = np.flatnonzero(np.diff(self.days, prepend=self.days[0] - 1))
+        begins = np.flatnonzero(np.append(True, self.days[1:] != self.days[:-1]))
         numbers = np.add.reduceat(self.sums.numbers, begins, axis=1)
         sums = Sums(places=np.zeros(len(begins), np.int32), numbers=numbers)
         return Block(revision=self.revision, days=self.days[begins], sums=sums)
@@ -187,9 +187,12 @@ class Blocks:
         """
         found = []
         for version, block in (await self.get(versions)).items():
+            chosen = block if by_stratum else block.of_all_strata
             # Files without a time are asked for with the whole life only.
-            days = (NO_DAY, LAST_DAY) if version.month == NO_MONTH else (span.first_day, span.over_day)
-            found.append((block if by_stratum else block.of_all_strata).during(*days))
+            if _holds_month(span, version.month):
+                found.append((chosen.days, chosen.sums))
+            else:
+                found.append(chosen.during(span.first_day, span.over_day))
         return found
 
     async def warm_up(self) -> None:
