@@ -15,7 +15,7 @@ import numpy as np
 from metadata_db.counting import LAST_DAY, Shape, Span, Statement, edges, found_in_sample, since, strata, with_blocks
 from metadata_db.filters import Filters, together
 from metadata_db.planning import Choice, found, sample
-from metadata_db.sums import FILES, Ints, Numbers, numbered, summed, told_by_files, whole_bytes
+from metadata_db.sums import FILES, Ints, Numbers, numbered, some_of, summed, told_by_files, whole_bytes
 from metadata_db.tables import ALL_DAYS, HPX_ORDER, NO_DAY, SKY_ORDER
 from metadata_db.timeline import NO_BIN, Binning
 
@@ -55,8 +55,8 @@ class TimeDistribution:
     def rows(self, keys: Numbers, numbers: Numbers) -> list[tuple[Any, ...]]:
         """Return what the statement would, from bins and sums of files and bytes; a bin may be there several times."""
         has_bin = keys != NO_BIN
-        no_bin = numbers[:, ~has_bin].sum(axis=1, keepdims=True)
-        keys, numbers = keys[has_bin], numbers[:, has_bin]
+        no_bin = some_of(numbers, ~has_bin).sum(axis=1, keepdims=True)
+        keys, numbers = keys[has_bin], some_of(numbers, has_bin)
         if len(keys):
             base = keys.min()
             keys, at = numbered(keys - base)

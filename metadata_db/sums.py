@@ -46,7 +46,7 @@ class Sums:
 
     def where(self, chosen: Chosen) -> "Sums":
         """Return the sums of some of the strata."""
-        return Sums(places=self.places[chosen], numbers=self.numbers[:, chosen])
+        return Sums(places=self.places[chosen], numbers=some_of(self.numbers, chosen))
 
     def total(self) -> "Total":
         """Return what all of them have together."""
@@ -64,6 +64,14 @@ class Total:
 
 
 NOTHING = Sums(places=np.empty(0, np.int32), numbers=np.empty((N_NUMBERS, 0), np.int64))
+
+
+def some_of(numbers: Numbers, chosen: Chosen) -> Numbers:
+    """Return some columns of numbers."""
+    if isinstance(chosen, slice):
+        return numbers[:, chosen]
+    # Several times as quick as an index.
+    return numbers.take(np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen, axis=1)
 
 
 def joined(parts: Sequence[Sums]) -> Sums:

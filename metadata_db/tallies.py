@@ -34,6 +34,7 @@ from metadata_db.sums import (
     add_up,
     joined,
     read_sums,
+    some_of,
     summed,
     whole_bytes,
 )
@@ -78,7 +79,7 @@ class Tally:
         is_chosen = self._but_for(field)
         codes = self.columns.codes[field][self.sums.places[is_chosen]]
         values = self.columns.values(field)
-        files, *sizes = summed(self._counts[:, is_chosen], codes, len(values))
+        files, *sizes = summed(some_of(self._counts, is_chosen), codes, len(values))
         there = np.flatnonzero(files)
         told = sizes[0][there].tolist() if len(sizes) == 1 else whole_bytes(np.stack([files, *sizes])[:, there])
         counts = zip(there.tolist(), files[there].tolist(), told, strict=True)
@@ -159,7 +160,7 @@ class Tallies:
         parts = []
         if places is not None:
             here = places >= 0 if not filters.counted else (places >= 0) & is_chosen[places]
-            parts.append((bins[here], np.stack(told)[:, here]))
+            parts.append((bins[here], some_of(np.stack(told), here)))
         if blocks:
             days, sums = np.concatenate([days for days, _ in blocks]), joined([sums for _, sums in blocks])
             if filters.counted:
