@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import extraction, ingest, lookups, migration, pgstac, search, stac, staging, writes
+from benchmarks import archives, extraction, ingest, lookups, migration, pgstac, search, stac, staging, writes
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.service import running_servers
@@ -22,7 +22,19 @@ TABLE_WIDTH = 240
 @click.argument(
     "which",
     type=click.Choice(
-        ["ingest", "lookups", "history", "migration", "writes", "search", "staging", "extraction", "stac", "all"]
+        [
+            "ingest",
+            "lookups",
+            "history",
+            "migration",
+            "writes",
+            "search",
+            "staging",
+            "archives",
+            "extraction",
+            "stac",
+            "all",
+        ]
     ),
     default="all",
 )
@@ -55,7 +67,7 @@ def main(
     data_dir: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Measure the service on this machine: ingest, writes, search, staging, extraction.
+    """Measure the service on this machine: ingest, writes, search, staging, archives, extraction.
 
     'stac' compares it with pgstac; it needs Debian packages and is not among 'all'.
 
@@ -96,6 +108,8 @@ def main(
             show(*search.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("staging", "all"):
             show(staging.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
+        if which in ("archives", "all"):
+            show(*archives.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
         if which == "stac":
             for table in stac.run(servers, n_files=files, repeats=repeats, limit_s=limit_s):
                 show(table)

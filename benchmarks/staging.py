@@ -145,18 +145,19 @@ def _export_twice(servers: Servers, tree: Tree) -> list[dict[str, tuple[float, s
     """Export all files of a tree by a fresh service, and again for another question with the same answer."""
     samples = []
     with running_service(servers, "staging", with_worker=True) as service:
-        _catalogue(service, tree)
+        catalogue(service, tree)
         for question in ({"facility": ["observatory"]}, {"storage": [tree.name]}):
             _flush(servers.data_dir)
             cpu_begin_s = cpu_s(service.require_worker())
-            sample = _rates(tree, _export(service, question, tree))
+            sample = _rates(tree, export(service, question, tree))
             sample["worker"] = (peak_rss_mb(service.require_worker()), "MB")
             sample["processor, worker"] = (cpu_s(service.require_worker()) - cpu_begin_s, "s")
             samples.append(sample)
     return samples
 
 
-def _catalogue(service: Service, tree: Tree) -> None:
+def catalogue(service: Service, tree: Tree) -> None:
+    """Let a service know all files of a tree."""
     records = tree.iter_records()
     with Client(service.url, service.token) as client:
         client.put_facility(Facility(name="observatory"))
@@ -165,7 +166,7 @@ def _catalogue(service: Service, tree: Tree) -> None:
             client.send(batch)
 
 
-def _export(service: Service, question: Mapping[str, Sequence[str]], tree: Tree) -> float:
+def export(service: Service, question: Mapping[str, Sequence[str]], tree: Tree) -> float:
     """Ask a question, have its files staged, and return the seconds from the request to the complete export."""
     with Remote(service.url) as remote:
         query_id = remote.search(question).query_id

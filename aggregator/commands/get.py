@@ -31,8 +31,9 @@ SHOWN = 20
 def command(query_id: str | None, output: Path, as_of: dict[str, str] | None, url: str, **options: Any) -> None:
     """Ask, wait, download and verify.
 
-    The files come as one ZIP, <query id>.zip, with a manifest that names every file and its checksums, and every file
-    that could not be had with the reason. A download that was interrupted is continued by the same command.
+    The files come as one ZIP, <query id>.zip: a BagIt bag with a manifest that names every file and its checksums, and
+    every file that could not be had with the reason; with the question, its citation and the terms of the facilities.
+    A download that was interrupted is continued by the same command.
 
     Exit code 0: everything is there and right; 3: some files could not be had, the others are right; 1: failure.
     """

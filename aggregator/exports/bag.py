@@ -80,7 +80,15 @@ class Member:
 
 
 class Bag:
-    """A bag whose tag files and index are there; opening one takes as long for a million files as for one."""
+    """A bag whose tag files and index are there; opening one takes as long for a million files as for one.
+
+    Raises
+    ------
+    BagIndexError
+        Something of it is not whole.
+    FileNotFoundError
+        It is not there.
+    """
 
     def __init__(self, manifest: Path, sha256: str, find_content: Callable[[str], Path]) -> None:
         self.manifest_sha256 = sha256
@@ -90,6 +98,9 @@ class Bag:
         self.index = BagIndex(self._folder / "index")
         self.tags = tuple(map(self._tag_member, self.index.header.tags))
         self._tag_members = {member.name: member for member in self.tags}
+        for member in self.tags:
+            if not member.is_folder and member.content.stat().st_size != member.size_bytes:
+                raise BagIndexError(f"{member.name} is not whole")
 
     def is_there(self) -> bool:
         """Tell whether it is still on the disk."""
@@ -202,14 +213,13 @@ def open_bag(manifest: Path, sha256: str, find_content: Callable[[str], Path]) -
         `manifest` is not the one of this SHA-256.
     ManifestError
         It is not a manifest.
+    FileNotFoundError
+        There is none.
     """
-    try:
+    with suppress(FileNotFoundError, BagIndexError):
         return Bag(manifest, sha256, find_content)
-    except FileNotFoundError:
-        write_bag(manifest, sha256)
-    except BagIndexError:
-        shutil.rmtree(bag_folder(manifest, sha256), ignore_errors=True)
-        write_bag(manifest, sha256)
+    shutil.rmtree(bag_folder(manifest, sha256), ignore_errors=True)
+    write_bag(manifest, sha256)
     return Bag(manifest, sha256, find_content)
 
 

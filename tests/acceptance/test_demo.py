@@ -71,7 +71,7 @@ def test_own_folders_go_the_whole_way_and_are_only_read(storages: Path, tmp_path
     assert (seen, unmatched) == (sum(path.is_file() for path in (storages / "aurora").rglob("*")), 0)
     assert rows["unheard-of"][1:7] == ["1", "0", "0", "1", "0", "1"]
     (archive,) = (tmp_path / "data" / "downloads").glob("*.zip")
-    assert sum("/files/" in name for name in zipfile.ZipFile(archive).namelist()) == len(files)
+    assert sum("/data/" in name for name in zipfile.ZipFile(archive).namelist()) == len(files)
     assert {path: path.stat().st_mtime_ns for path in storages.rglob("*") if path.is_file()} == files
 
 

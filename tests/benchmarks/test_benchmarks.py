@@ -67,6 +67,16 @@ def test_writes_tell_ratios_to_copy_steps_of_a_first_load_and_latencies_while_in
 
 
 @pytest.mark.long
+def test_archives_tell_rates_and_beginnings(tmp_path: Path) -> None:
+    rates, beginnings = map(figures, run_benchmark("archives", tmp_path)["tables"])
+    assert set(rates) - {"zip as a file, nginx", "tar as a file, nginx"} == {"zip", "tar"}
+    assert all(found["rate"] > 0 for found in rates.values())
+    assert list(beginnings) == [f"{kind} of {count} files" for count in (1, 5) for kind in ("zip", "tar")]
+    for found in beginnings.values():
+        assert all(found[place] > 0 for place in ("first", "beginning", "middle", "last bytes", "whole"))
+
+
+@pytest.mark.long
 def test_search_tells_latencies_of_all_kinds_of_questions_and_rates(tmp_path: Path) -> None:
     latencies, rates = map(figures, run_benchmark("search", tmp_path)["tables"])
     assert list(latencies) == list(KINDS)

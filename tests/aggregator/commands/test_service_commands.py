@@ -165,7 +165,7 @@ def test_get_brings_a_verified_archive_and_knows_it_again(
     wanted = ("get", "--facility", "aurora", "--simulated", "--output", tmp_path, "--url", service.url)
     first = catchment(*wanted)
     (path,) = tmp_path.iterdir()
-    names = [name for name in zipfile.ZipFile(path).namelist() if "/files/" in name]
+    names = [name for name in zipfile.ZipFile(path).namelist() if "/data/" in name]
     assert len(names) == len(list((aurora / "sim").iterdir()))
     assert "agree with the manifest" in first.stdout
     assert "download: " in first.stderr

@@ -187,6 +187,14 @@ def test_what_is_lost_or_cut_is_made_again_and_is_the_same(tmp_path: Path) -> No
         assert len(open_manifest(tmp_path / "manifest.json")) == len(made)
         assert kept(folder) == before
 
+    for name in set(before) - {"index"}:
+        (folder / name).write_bytes(before[name][1:])
+        open_manifest(tmp_path / "manifest.json")
+        assert kept(folder) == before
+        (folder / name).unlink()
+        open_manifest(tmp_path / "manifest.json")
+        assert kept(folder) == before
+
 
 def test_a_bag_that_is_there_is_opened_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_bag(tmp_path, CONTENTS)
