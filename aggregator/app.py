@@ -15,15 +15,19 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aggregator.api.connections import Places
 from aggregator.api.context import Context
 from aggregator.api.documents import PersistedDocuments
 from aggregator.api.endpoint import GraphQLEndpoint
+from aggregator.api.events import GraphQLEvents
 from aggregator.api.execution import Executor
+from aggregator.api.live import Live
 from aggregator.api.schema import create_schema
+from aggregator.api.sockets import GraphQLSockets
 from aggregator.cache import CacheManager
 from aggregator.controller import AutoPrepareLimits, CoreController
 from aggregator.errors import AggregatorError, http_status
@@ -66,9 +70,10 @@ class Service:
     catalogue: Catalogue
     ledger: ExportLedger
     controller: CoreController
+    live: Live
 
     @classmethod
-    def build(cls, settings: Settings) -> "Service":
+    def build(cls, settings: Settings, live: Live) -> "Service":
         """Make and wire the parts; nothing is connected yet."""
         database = Database(settings.catalogue)
         cache = CacheManager(str(settings.redis_url), answer_ttl_s=settings.answer_ttl_s)
@@ -86,6 +91,7 @@ class Service:
             workshop=Workshop(settings.catalogue) if settings.ingest_processes else None,
             catalogue=catalogue,
             ledger=ledger,
+            live=live,
             controller=CoreController(
                 catalogue=catalogue,
                 cache=cache,
@@ -117,12 +123,18 @@ class Service:
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes of the service."""
+        executor = Executor(create_schema(), suggests=self.settings.graphql_suggestions)
+        context = Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger, live=self.live)
         graphql = GraphQLEndpoint(
-            Executor(create_schema(), suggests=self.settings.graphql_suggestions),
-            Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger),
+            executor,
+            context,
             PersistedDocuments(self.cache),
             request_timeout_s=self.settings.request_timeout_s,
         )
+        places = Places()
+        origins = self.settings.allowed_origins
+        sockets = GraphQLSockets(executor, context, places, allowed_origins=origins)
+        events = GraphQLEvents(executor, context, places, allowed_origins=origins)
         ingest = IngestApi(
             ingest=Ingest(self.database, self.vocabulary, self.workshop),
             vocabulary=self.vocabulary,
@@ -135,7 +147,9 @@ class Service:
             *landing_routes(controller=self.controller, vocabulary=self.vocabulary, page=WEB / "index.html"),
             Route("/healthz", _healthz),
             Route("/readyz", self.readyz),
+            WebSocketRoute("/graphql", sockets.serve),
             Route("/graphql", graphql),
+            Route("/graphql/stream", events),
             Route("/graphql/{document}", graphql),
             *ingest.routes(),
             *download_routes(ledger=self.ledger, buffer=self.buffer),
@@ -174,9 +188,12 @@ class Service:
         return "ok" if os.access(folder, os.W_OK | os.X_OK) else f"{folder.name} cannot be written"
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """Return the application; `settings` name the database and the cache."""
-    service = Service.build(settings)
+def create_app(settings: Settings, live: Live | None = None) -> ASGIApp:
+    """Return the application; `settings` name the database and the cache.
+
+    Whoever stops it ends `live` first, or connections that stay open would hold it up.
+    """
+    service = Service.build(settings, Live() if live is None else live)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ The README's table of settings is compared with this class by a test.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -52,6 +53,13 @@ def _switch(text: str) -> bool:
     if text.strip().lower() not in known:
         raise ValueError("yes or no")
     return known[text.strip().lower()]
+
+
+def _origins(text: str) -> frozenset[str]:
+    origins = frozenset(origin.strip().lower() for origin in text.split(",") if origin.strip())
+    if not all(re.fullmatch(r"https?://[^/?#@\s]+", origin) for origin in origins):
+        raise ValueError("origins with a scheme and no path, separated by commas: https://portal.example.org")
+    return origins
 
 
 def _path(text: str) -> Path:
@@ -108,6 +116,11 @@ class Settings:
     )
     auto_prepare_bytes: int = _setting(
         _count, "a search prepares its export by itself up to this many bytes", default=100_000_000_000
+    )
+    allowed_origins: frozenset[str] = _setting(
+        _origins,
+        "origins, separated by commas, of other sites whose pages may open live connections here",
+        default=frozenset(),
     )
     graphql_suggestions: bool = _setting(
         _switch, "whether errors about unknown names in GraphQL tell similar ones: yes or no", default=False

@@ -31,6 +31,7 @@ def test_each_variable_is_read_as_what_it_means() -> None:
             "CATCHMENT_POOL_SIZE": "3",
             "CATCHMENT_STATEMENT_TIMEOUT_S": "0.5",
             "CATCHMENT_ANSWER_TTL_S": "60",
+            "CATCHMENT_ALLOWED_ORIGINS": "https://a.example, HTTP://b.example:8080",
             "CATCHMENT_GRAPHQL_SUGGESTIONS": "Yes",
             "CATCHMENT_LOG_LEVEL": "debug",
             "CATCHMENT_UNKNOWN": "is somebody else's",
@@ -43,6 +44,7 @@ def test_each_variable_is_read_as_what_it_means() -> None:
     assert settings.buffer_dir == HOME / "somewhere" / "buffer"
     assert (settings.host, settings.port, settings.pool_size) == ("0.0.0.0", 0, 3)
     assert (settings.statement_timeout_s, settings.answer_ttl_s, settings.log_level) == (0.5, 60, "DEBUG")
+    assert settings.allowed_origins == {"https://a.example", "http://b.example:8080"}
     assert settings.graphql_suggestions is True
     assert settings.catalogue.database_url == "postgresql://u:secret@db/catchment"
     assert (settings.catalogue.pool_size, settings.catalogue.statement_timeout_s) == (3, 0.5)
@@ -96,6 +98,8 @@ def test_all_bad_values_are_listed_at_once() -> None:
         ("STATEMENT_TIMEOUT_S", "inf"),
         ("STATEMENT_TIMEOUT_S", ""),
         ("ANSWER_TTL_S", "0"),
+        ("ALLOWED_ORIGINS", "https://a.example/"),
+        ("ALLOWED_ORIGINS", "*"),
         ("GRAPHQL_SUGGESTIONS", "1"),
         ("LOG_LEVEL", "TRACE"),
         ("REDIS_URL", "cache"),
@@ -103,7 +107,7 @@ def test_all_bad_values_are_listed_at_once() -> None:
     ],
 )
 def test_a_bad_value_is_refused_by_name_with_what_was_expected(name: str, text: str) -> None:
-    with pytest.raises(SettingsError, match=rf"^CATCHMENT_{name}: got .*, expected (a|an|yes|DEBUG,) "):
+    with pytest.raises(SettingsError, match=rf"^CATCHMENT_{name}: got .*, expected (a|an|yes|origins|DEBUG,) "):
         Settings.from_environ({f"CATCHMENT_{name}": text})
 
 
@@ -135,7 +139,7 @@ def test_a_catalogue_without_an_address_is_an_error() -> None:
 def shown_default(item: Field[Any]) -> str:
     """Return a default as the README shows it: absent as none, the home directory as a tilde."""
     assert item.default is not MISSING
-    if item.default is None:
+    if item.default in (None, frozenset()):
         return "none"
     if isinstance(item.default, bool):
         return f"`{'yes' if item.default else 'no'}`"

@@ -6,6 +6,7 @@ from typing import Self, TypeAlias
 
 from strawberry.types import Info as StrawberryInfo
 
+from aggregator.api.live import Live
 from aggregator.controller import CoreController
 from aggregator.staging.ledger import ExportLedger
 from metadata_db.vocabulary import VocabularyStore
@@ -40,6 +41,7 @@ class Context:
     vocabulary: VocabularyStore
     ledger: ExportLedger
     footprint: Footprint = field(default_factory=Footprint)
+    live: Live = field(default_factory=Live)
 
     def for_operation(self) -> Self:
         """Return the context of one more operation."""

@@ -71,6 +71,7 @@ LISTS: Mapping[str, ListSize] = {
     "Query.storages": ListSize(usual=50),
     "SearchResult.facets": ListSize(usual=1, arguments=("by",), most=len(FacetField)),
     "SearchResult.revisions": ListSize(usual=20),
+    "Subscription.revisions": ListSize(usual=20),
     "__Directive.args": ListSize(usual=2),
     "__Field.args": ListSize(usual=1),
     "__Schema.directives": ListSize(usual=8),
@@ -91,6 +92,8 @@ LOOKUPS = frozenset(
         "SearchResult.totalCount",
         *(f"Diff.{name}" for name in ("added", "edges", "nodes", "pageInfo", "removed", "replaced")),
         "Export.progress",
+        *(f"PageInfo.{name}" for name in ("hasNextPage", "hasPreviousPage")),
+        *(f"Subscription.{name}" for name in ("exportProgress", "revisions")),
     }
 )
 """Fields that may cost a statement of the database or an exchange with Redis."""

@@ -76,12 +76,12 @@ class GraphQLEndpoint:
         except ClientGoneError:
             return
         except Exception as error:  # noqa: BLE001  # the top of a request
-            reply = refuse(_masked(error), media_type)
+            reply = refuse(mask(error), media_type)
         await send_reply(reply, send)
 
     async def _answer(self, scope: Scope, receive: Receive, media_type: MediaType) -> Reply:
         if scope["method"] == "POST":
-            asked = parse_body(await self._read_body(scope, receive))
+            asked = parse_body(await read_checked_body(scope, receive, self._body_timeout_s))
             return tell(await self._carry_out(await self._operation(asked), receive), media_type)
         document_id = scope.get("path_params", {}).get("document")
         sha256 = None if document_id is None else parse_document_id(document_id)
@@ -95,18 +95,6 @@ class GraphQLEndpoint:
         )
 
     # --- reading -------------------------------------------------------------------------------------------------
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
-        check_body_headers(*(find_header(scope, name) for name in BODY_HEADERS))
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await read_body(receive)
-        except TimeoutError as error:
-            message = f"body: not all of it came within {self._body_timeout_s:g} s"
-            expected = f"all of it within {self._body_timeout_s:g} s"
-            raise RequestError(
-                408, "REQUEST_TIMEOUT", message, headers=[CLOSE], field="body", expected=expected
-            ) from error
 
     async def _operation(self, asked: Asked) -> Operation:
         document = asked.document
@@ -125,7 +113,10 @@ class GraphQLEndpoint:
             message = "method: got GET, expected POST: by GET only queries are answered"
             raise RequestError(405, "METHOD_NOT_ALLOWED", message, headers=headers, field="method", expected="POST")
         if kind is OperationType.SUBSCRIPTION:
-            message = "operation: got a subscription, expected a query or a mutation: an answer here is one, and ends"
+            message = (
+                "operation: got a subscription, expected a query or a mutation: subscriptions are answered over "
+                "WebSockets, or as events at /graphql/stream"
+            )
             raise RequestError(400, "BAD_REQUEST", message, field="operation", expected="a query or a mutation")
         execution = await self._within_limits(operation, receive)
         if not execution.is_refused:
@@ -135,7 +126,7 @@ class GraphQLEndpoint:
     async def _within_limits(self, operation: Operation, receive: Receive) -> Execution:
         """Carry out an operation unless that takes too long, and as long as somebody waits for it."""
         work = asyncio.ensure_future(self._executor.execute(operation, self._context.for_operation()))
-        gone = asyncio.ensure_future(_wait_until_gone(receive))
+        gone = asyncio.ensure_future(wait_until_gone(receive))
         try:
             await asyncio.wait((work, gone), timeout=self._request_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -168,6 +159,26 @@ def find_header(scope: Scope, name: bytes) -> str | None:
     """Return a header, the values of several joined; None when it is not there."""
     found = [value for key, value in scope["headers"] if key == name]
     return b", ".join(found).decode("latin-1") if found else None
+
+
+async def read_checked_body(scope: Scope, receive: Receive, timeout_s: float) -> bytes:
+    """Return the body of a request whose headers say that it is one of ours.
+
+    Raises
+    ------
+    RequestError
+        It is another kind of body, too long, or too slow.
+    ClientGoneError
+        The client went away before all of it came.
+    """
+    check_body_headers(*(find_header(scope, name) for name in BODY_HEADERS))
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await read_body(receive)
+    except TimeoutError as error:
+        message = f"body: not all of it came within {timeout_s:g} s"
+        expected = f"all of it within {timeout_s:g} s"
+        raise RequestError(408, "REQUEST_TIMEOUT", message, headers=[CLOSE], field="body", expected=expected) from error
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -210,7 +221,8 @@ def _check_method(scope: Scope) -> None:
         raise RequestError(405, "METHOD_NOT_ALLOWED", message, headers=headers, field="method", expected=told)
 
 
-async def _wait_until_gone(receive: Receive) -> None:
+async def wait_until_gone(receive: Receive) -> None:
+    """Wait for the client to go away."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -225,7 +237,8 @@ def _too_long(limit_s: float) -> RequestError:
     )
 
 
-def _masked(error: Exception) -> RequestError:
+def mask(error: Exception) -> RequestError:
+    """Return what is told of an error that nobody but the operators may know."""
     reference = secrets.token_hex(4)
     logger.error("a request failed", exc_info=error, extra={"action": "graphql", "reference": reference})
     message = f"something went wrong here; the operators find it in their log as {reference}"

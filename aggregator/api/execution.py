@@ -6,8 +6,9 @@ get an `Execution`, of which they know how to tell it to their clients.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from graphql import (
     OperationType,
     execute,
     get_operation_ast,
+    subscribe,
     validate,
 )
 
@@ -28,6 +30,7 @@ from aggregator.api.context import Context, Footprint
 from aggregator.api.cost import OperationCost, find_costs
 from aggregator.api.errors import MAX_ERRORS, LimitExceededError, as_graphql, format_errors
 from aggregator.api.limits import Limits, find_excesses, find_over, find_variable_excesses, parse_within
+from aggregator.api.live import EndingError
 
 MAX_DOCUMENTS = 500
 """Documents kept parsed and validated."""
@@ -166,6 +169,53 @@ class Executor:
         if result.data is None and result.errors and all(error.path is None for error in result.errors):
             return _refusal(result.errors, context)
         return _executed(result, context)
+
+    async def stream(self, operation: Operation, context: Context) -> AsyncGenerator[Execution]:
+        """Carry out any operation: one execution of a query or a mutation, one for each event of a subscription.
+
+        Raises
+        ------
+        EndingError
+            The service ends, and with it the subscription.
+        """
+        if self.kind_of(operation) is not OperationType.SUBSCRIPTION:
+            yield await self.execute(operation, context)
+            return
+        document = self.check(operation.document)
+        refusals = self.find_refusals(operation)
+        if refusals or document.node is None:
+            yield _refusal(refusals, context)
+            return
+        found = subscribe(
+            self.schema,
+            document.node,
+            context_value=context,
+            variable_values=dict(operation.variables or {}),
+            operation_name=operation.name,
+            max_coercion_errors=MAX_ERRORS - 1,
+            hide_suggestions=self._hides_suggestions,
+        )
+        events = await found if isawaitable(found) else found
+        if isinstance(events, ExecutionResult):
+            yield _refusal(events.errors or (), context)
+            return
+        try:
+            async for event in events:
+                yield _executed(event, context)
+        except EndingError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the top of a subscription
+            yield _refusal((_of_stream(error),), context)
+        finally:
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
+
+
+def _of_stream(error: Exception) -> GraphQLError:
+    """Return what ended a subscription, as an error of its field: it came from a resolver."""
+    cause = error.original_error if isinstance(error, GraphQLError) else error
+    path = error.path if isinstance(error, GraphQLError) else None
+    return GraphQLError(str(error), original_error=cause, path=path or ["subscription"])
 
 
 def _no_operation(operation: Operation) -> str:

@@ -146,6 +146,12 @@ def choose_media_type(accept: str | None) -> MediaType:
     )
 
 
+def accepts(accept: str | None, media_type: str) -> bool:
+    """Tell whether a header Accept allows a media type."""
+    ranges = [found for found in map(_media_range, (accept or "*/*").split(",")) if found is not None]
+    return _weight(media_type, ranges)[0] > 0
+
+
 def _media_range(text: str) -> tuple[str, float] | None:
     """Return name and weight of a range; None for one that is malformed or wants another charset than ours."""
     name, *rest = (part.strip().lower() for part in text.split(";"))
@@ -224,12 +230,12 @@ def parse_body(body: bytes) -> Asked:
     RequestError
         It is not well-formed: 400.
     """
-    found = _read_json("body", body)
+    found = read_json("body", body)
     if isinstance(found, list):
         raise _bad("body", "a list", "one request: several at once are not answered", code="BATCH_REFUSED")
     if not isinstance(found, dict):
         raise _bad("body", shorten(found), "a JSON object")
-    return _asked(found)
+    return read_asked(found)
 
 
 def parse_address(query: bytes, path_sha256: str | None = None) -> Asked:
@@ -258,8 +264,8 @@ def parse_address(query: bytes, path_sha256: str | None = None) -> Asked:
         raise _nul("query")
     for name in ("variables", "extensions"):
         if name in found:
-            found[name] = _read_json(name, found[name].encode()) if found[name] else None
-    return _asked(found, path_sha256)
+            found[name] = read_json(name, found[name].encode()) if found[name] else None
+    return read_asked(found, path_sha256)
 
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:
@@ -275,11 +281,16 @@ _NUL = re.compile(rb"\x00|\\u(?:0000|\{0+\})")
 """A NUL, as JSON and GraphQL write it: no text in the database can hold one."""
 
 
-def _read_json(field: str, text: bytes) -> Any:
+def read_json(field: str, text: bytes) -> Any:
     """Return the value of a JSON text that nobody can read in two ways, and that is not too deep.
 
     The fast parser is strict about UTF-8, surrogates, numbers and constants, but takes the last of two equal keys: the
     standard library's tells of these.
+
+    Raises
+    ------
+    RequestError
+        It is none such: 400.
     """
     commas = text.count(b",")
     if commas > MAX_JSON_COMMAS:
@@ -328,7 +339,14 @@ def _check_keys(pairs: list[tuple[str, Any]]) -> None:
 _EVERY_KEY_ONCE = json.JSONDecoder(object_pairs_hook=_check_keys)
 
 
-def _asked(found: Mapping[str, Any], path_sha256: str | None = None) -> Asked:
+def read_asked(found: Mapping[str, Any], path_sha256: str | None = None) -> Asked:
+    """Return what the parameters of a request ask for.
+
+    Raises
+    ------
+    RequestError
+        They are not well-formed: 400.
+    """
     document, name = _optional(found, "query", str), _optional(found, "operationName", str)
     variables, extensions = _optional(found, "variables", dict), _optional(found, "extensions", dict)
     automatic = _persisted_sha256(extensions or {})

@@ -9,7 +9,7 @@ from aggregator.api.context import Info
 from aggregator.api.inputs import FileOrder, to_order
 from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
 from aggregator.citation import cite, cite_url
-from aggregator.controller import Comparison, QuickResponse
+from aggregator.controller import Comparison, CoreController, QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
 from metadata_db.availability import MAX_GAPS, Availability
@@ -407,6 +407,8 @@ class ExportType:
     """Export."""
 
     export: strawberry.Private[Export]
+    known: strawberry.Private["ExportProgress | None"] = None
+    """How far it is, if that was looked up already."""
 
     id: strawberry.ID = _field("Id of the export.")
     query_id: strawberry.ID = _field("Id of the question.")
@@ -420,10 +422,11 @@ class ExportType:
     completed_at: datetime | None = _field("When it was complete, UTC.")
 
     @classmethod
-    def of(cls, export: Export) -> Self:
+    def of(cls, export: Export, known: "ExportProgress | None" = None) -> Self:
         """Return the type of an export."""
         return cls(
             export=export,
+            known=known,
             id=strawberry.ID(export.id),
             query_id=strawberry.ID(export.query_id),
             state=export.state,
@@ -439,12 +442,7 @@ class ExportType:
     @strawberry.field(description="How far it is.")
     async def progress(self, info: Info) -> "ExportProgress":
         """Return how far the export is."""
-        found = await info.context.controller.progress(self.export)
-        return ExportProgress(
-            files_done=BigInt(found.files_done),
-            bytes_done=BigInt(found.bytes_done),
-            files_failed=BigInt(found.files_failed),
-        )
+        return self.known or await ExportProgress.find(info.context.controller, self.export)
 
     @strawberry.field(description="Address of the whole as one ZIP, relative to this site; null until it is complete.")
     def archive_url(self) -> str | None:
@@ -464,6 +462,16 @@ class ExportProgress:
     files_done: BigInt = _field("Files that are in place.")
     bytes_done: BigInt = _field("Their size, bytes.")
     files_failed: BigInt = _field("Files that could not be had; the manifest names them with reasons.")
+
+    @classmethod
+    async def find(cls, controller: CoreController, export: Export) -> Self:
+        """Return how far an export is."""
+        found = await controller.progress(export)
+        return cls(
+            files_done=BigInt(found.files_done),
+            bytes_done=BigInt(found.bytes_done),
+            files_failed=BigInt(found.files_failed),
+        )
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ import uvicorn
 import uvloop
 
 from aggregator import launcher
+from aggregator.api.live import Live
+from aggregator.api.sockets import SERVER_OPTIONS
 from aggregator.app import create_app
 from aggregator.commands.console import examples
 from aggregator.commands.failures import Failure
@@ -114,7 +116,8 @@ def private_folder(path: Path) -> Iterator[Path]:
 
 
 async def _serve(settings: Settings, listener: socket.socket, *, with_worker: bool) -> None:
-    server = _Server(_uvicorn_config(settings))
+    live = Live()
+    server = _Server(_uvicorn_config(settings, live), live)
     stopping = asyncio.Event()
 
     def stop() -> None:
@@ -133,7 +136,11 @@ async def _serve(settings: Settings, listener: socket.socket, *, with_worker: bo
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us, and tells the address when it can be used."""
+    """Leaves signals to us, tells the address when it can be used, and ends what would not end by itself."""
+
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -148,6 +155,11 @@ class _Server(uvicorn.Server):
             click.echo(f"{LISTENING}{url}")
             logger.info("ready", extra={"action": "serve", "url": url})
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish and connections close."""
+        self._live.end()
+        await super().shutdown(sockets)
+
 
 def address_of(listener: socket.socket) -> str:
     """Return the web address of a bound socket."""
@@ -155,17 +167,17 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _uvicorn_config(settings: Settings) -> uvicorn.Config:
+def _uvicorn_config(settings: Settings, live: Live) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says at INFO is said better by us
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, live),
         http=GuardedProtocol,
-        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        **SERVER_OPTIONS,
     )
 
 

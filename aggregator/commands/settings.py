@@ -32,7 +32,11 @@ def environ_of(settings: Settings) -> dict[str, str]:
     """Return the environment for another process of ours that shall have exactly these settings."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     values = {item.name: getattr(settings, item.name) for item in fields(settings)}
-    return others | {f"{PREFIX}{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    return others | {f"{PREFIX}{name.upper()}": _text(value) for name, value in values.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    return ",".join(sorted(value)) if isinstance(value, frozenset) else str(value)
 
 
 def data_dir_option(function: F) -> F:

@@ -10,6 +10,8 @@ from typing import Literal
 import uvicorn
 from starlette.types import ASGIApp
 
+from aggregator.api.live import Live
+from aggregator.api.sockets import SERVER_OPTIONS
 from aggregator.app import create_app
 from aggregator.connection import GuardedProtocol
 from aggregator.settings import Settings
@@ -22,18 +24,24 @@ START_S = 20
 def serving(settings: Settings) -> Iterator[str]:
     """Serve the application on 127.0.0.1 and give its address; its servers must run already."""
     settings.buffer_dir.mkdir(parents=True, exist_ok=True)
-    with serving_app(create_app(settings), lifespan="on") as url:
+    live = Live()
+    with serving_app(create_app(settings, live), live, lifespan="on") as url:
         yield url
 
 
 @contextmanager
-def serving_app(app: ASGIApp, *, lifespan: Literal["on", "off"] = "off") -> Iterator[str]:
+def serving_app(app: ASGIApp, live: Live | None = None, *, lifespan: Literal["on", "off"] = "off") -> Iterator[str]:
     """Serve any application on 127.0.0.1 and give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            app, http=GuardedProtocol, lifespan=lifespan, log_config=None, timeout_graceful_shutdown=5
+            app,
+            http=GuardedProtocol,
+            lifespan=lifespan,
+            log_config=None,
+            timeout_graceful_shutdown=5,
+            **SERVER_OPTIONS,
         )
-        server = uvicorn.Server(config)
+        server = _Server(config, live or Live())
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="service")
         thread.start()
         try:
@@ -43,6 +51,18 @@ def serving_app(app: ASGIApp, *, lifespan: Literal["on", "off"] = "off") -> Iter
             server.should_exit = True
             thread.join(START_S)
     assert not thread.is_alive(), "the service did not stop"
+
+
+class _Server(uvicorn.Server):
+    """Ends what would not end by itself, as `catchment serve` does."""
+
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._live.end()
+        await super().shutdown(sockets)
 
 
 def _wait_for(server: uvicorn.Server, thread: Thread) -> None:

@@ -1,14 +1,17 @@
-"""One running service for all tests that ask it and change nothing."""
+"""One running service for all tests that ask it and change nothing; an export under way for those who follow it."""
 
 import asyncio
 from collections.abc import Iterator
 
 import pytest
 
+from aggregator.controller import CoreController, Prepare
 from aggregator.embedded import EmbeddedServers
 from aggregator.settings import Settings
+from aggregator.staging.ledger import Export
 from metadata_db.database import Database
 from metadata_db.ingest import Ingest
+from metadata_db.query import SearchQuery
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import VocabularyStore
 from tests.conftest import run_sql, with_database
@@ -46,3 +49,13 @@ def shared_url(
     }
     with serving(Settings.from_environ(environ)) as url:
         yield url
+
+
+@pytest.fixture
+async def export(controller: CoreController, vocabulary: VocabularyStore, ingest: Ingest) -> Export:
+    """Return an export that no worker works on."""
+    await register(vocabulary)
+    await load(ingest, file_record("a"), file_record("b"))
+    response = await controller.search(SearchQuery(), prepare=Prepare.AUTO)
+    assert response.export is not None
+    return response.export

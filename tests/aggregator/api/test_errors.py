@@ -1,5 +1,6 @@
 """Errors are told by a closed list of codes, with facts and without secrets."""
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import orjson
 import pytest
 from graphql import GraphQLError
 
-from aggregator import app  # noqa: F401  # brings all modules, and with them all classes of errors
+from aggregator import api, app  # noqa: F401  # brings all modules, and with them all classes of errors
 from aggregator.api.errors import CODES, MAX_ERRORS, LimitExceededError, as_graphql, format_error, format_errors
 from aggregator.api.execution import Executor, Operation
 from aggregator.api.schema import create_schema
@@ -32,11 +33,31 @@ def kinds_of_errors() -> Iterator[type[CatalogueError] | type[AggregatorError]]:
         waiting += kind.__subclasses__()
 
 
+def codes_of_requests() -> Iterator[tuple[int | None, str]]:
+    """Yield status and code of every `RequestError` that the code makes."""
+    for module in sorted(Path(api.__path__[0]).rglob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call):
+                texts = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+                if isinstance(node.func, ast.Name) and node.func.id == "RequestError" and len(texts) == 2:
+                    yield texts[0], texts[1]
+                named = [one.value for one in node.keywords if one.arg == "code"]
+                yield from ((None, one.value) for one in named if isinstance(one, ast.Constant))
+
+
 def test_every_code_of_an_error_is_in_the_table() -> None:
     codes = {kind.code for kind in kinds_of_errors()}
     assert {"BAD_CURSOR", "LIMIT_EXCEEDED", "STORAGE_DOWN"} <= codes, "not all errors were found"
     assert codes - NEVER_TOLD <= CODES.keys()
-    assert CODES.keys() - codes == {"GRAPHQL_INVALID"}
+    of_requests = {code for _, code in codes_of_requests()}
+    assert {"NOT_JSON", "TIMEOUT"} <= of_requests, "not all codes were found"
+    assert of_requests <= CODES.keys()
+    assert CODES.keys() - codes - of_requests == {"GRAPHQL_INVALID"}
+
+
+def test_the_table_has_the_statuses_of_requests() -> None:
+    for status, code in codes_of_requests():
+        assert status in (None, CODES[code].status), code
 
 
 def test_the_table_has_the_statuses_of_rest() -> None:
