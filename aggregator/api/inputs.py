@@ -10,6 +10,7 @@ from typing import Any
 
 import strawberry
 
+import aggregator.api.enums  # noqa: F401  # marks the enumerations that are used below
 from aggregator.api.scalars import AttributeValue, BigInt, Time
 from metadata_db.errors import BadInputError
 from metadata_db.query import (
@@ -34,14 +35,7 @@ from metadata_db.query import (
     parse_week,
     parse_words,
 )
-from metadata_db.search import FacetField, Order, OrderField
-from metadata_db.timeline import TimeBin
-
-# Strawberry marks the classes themselves; the annotations below use them as they are.
-strawberry.enum(EnergyUnit, name="EnergyUnit", description="Unit of an energy in a question.")
-strawberry.enum(FacetField, name="FacetField", description="What files can be counted by.")
-strawberry.enum(OrderField, name="FileOrderField", description="What files can be ordered by.")
-strawberry.enum(TimeBin, name="TimeBin", description="Bins of the calendar, in UTC; weeks begin on Monday.")
+from metadata_db.search import Order, OrderField
 
 
 def _field(description: str, default: Any = None) -> Any:

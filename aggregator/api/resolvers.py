@@ -31,8 +31,6 @@ from metadata_db import records
 from metadata_db.errors import BadInputError, NotFoundError
 from metadata_db.query import SearchQuery
 
-strawberry.enum(Prepare, name="Prepare", description="Whether a search starts the full response.")
-
 T = TypeVar("T")
 
 Facilities = Annotated[list[str] | None, strawberry.argument(description="Names of facilities; all when left out.")]

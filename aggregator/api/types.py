@@ -26,9 +26,6 @@ from metadata_db.vocabulary import Vocabulary
 MAX_PAGE = 1000
 """Most files of one page."""
 
-strawberry.enum(DifferenceKind, name="DiffKind", description="What became of a file between two answers.")
-strawberry.enum(ExportState, name="ExportState", description="Where an export is in its life.")
-
 
 def _field(description: str, name: str | None = None) -> Any:
     return strawberry.field(description=description, name=name)
@@ -94,7 +91,7 @@ class Attribute:
 
     facility: str = _field("Name of the facility.")
     name: str = _field("Key within the facility.")
-    type: str = _field("boolean, integer, number, text, time or list.")
+    type: str = _field("One of boolean, integer, number, text, time and list.")
     unit: str | None = _field("Unit of its numbers.")
     meaning: str | None = _field("What it says.")
 
@@ -202,7 +199,7 @@ class Facility:
 class Relation:
     """Relation of a file."""
 
-    kind: str = _field("sidecar_of, index_of, irf_for or reprocessing_of.")
+    kind: str = _field("One of sidecar_of, index_of, irf_for and reprocessing_of.")
     storage: str = _field("Where the other files are kept.")
     path: str | None = _field("Path of the other files, or a pattern of paths; null when the id alone says it.")
     obs_id: str | None = _field("Observation id of the other files; with a path too, both must hold.")
@@ -306,7 +303,7 @@ class FacetValue:
     """Value of a facet."""
 
     value: str = _field("The value.")
-    count: BigInt = _field("Files that have it.")
+    count: BigInt = _field("Number of files that have it.")
     total_bytes: BigInt = _field("Their size, bytes.")
 
 
@@ -413,7 +410,7 @@ class ExportType:
     id: strawberry.ID = _field("Id of the export.")
     query_id: strawberry.ID = _field("Id of the question.")
     state: ExportState = _field("Where it is in its life.")
-    files_total: BigInt = _field("Files that belong to it.")
+    files_total: BigInt = _field("Number of files that belong to it.")
     bytes_total: BigInt = _field("Their size, bytes.")
     manifest_sha256: str | None = _field("SHA-256 of the manifest: the name of the bundle's content.")
     error: str | None = _field("Why it failed.")
@@ -459,9 +456,9 @@ class ExportType:
 class ExportProgress:
     """Progress of an export."""
 
-    files_done: BigInt = _field("Files that are in place.")
+    files_done: BigInt = _field("Number of files that are in place.")
     bytes_done: BigInt = _field("Their size, bytes.")
-    files_failed: BigInt = _field("Files that could not be had; the manifest names them with reasons.")
+    files_failed: BigInt = _field("Number of files that could not be had; the manifest names them with reasons.")
 
     @classmethod
     async def find(cls, controller: CoreController, export: Export) -> Self:
@@ -656,7 +653,7 @@ class SearchResult:
 class DiffCount:
     """Count of a difference."""
 
-    count: BigInt = _field("Files.")
+    count: BigInt = _field("Number of files.")
     bytes: BigInt = _field("Their size, bytes; of replaced ones as of `to`.")
     previous_bytes: BigInt = _field("Size of replaced files as of `from`, bytes; else 0.")
 

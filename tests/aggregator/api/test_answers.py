@@ -127,3 +127,58 @@ async def test_what_cannot_be_told_is_refused_by_its_field(context: Context, ask
     told = await create_schema().execute(f"{{ {asked} }}", context_value=context)
     assert told.errors is not None
     assert getattr(told.errors[0].original_error, "field", None) == field
+
+
+async def walk(context: Context, question: str, path: list[str]) -> list[Any]:
+    """Return the pages of two of a question from its beginning to its end; `question` has a place for `after`."""
+    pages: list[Any] = []
+    after = "null"
+    while not pages or pages[-1]["pageInfo"]["hasNextPage"]:
+        assert len(pages) < 10
+        told = await ask(context, question.replace("AFTER", after))
+        for name in path:
+            told = told[name]
+        pages.append(told)
+        after = f'"{told["pageInfo"]["endCursor"]}"'
+    return pages
+
+
+PAGE = "edges { cursor node { NODE } } nodes { NODE } pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
+
+
+def check_pages(pages: list[Any], sizes: list[int]) -> None:
+    """Check that pages tell of themselves what is so."""
+    assert [len(page["edges"]) for page in pages] == sizes
+    for number, page in enumerate(pages):
+        assert page["nodes"] == [edge["node"] for edge in page["edges"]]
+        assert page["pageInfo"] == {
+            "hasNextPage": number < len(pages) - 1,
+            "hasPreviousPage": number > 0,
+            "startCursor": page["edges"][0]["cursor"],
+            "endCursor": page["edges"][-1]["cursor"],
+        }
+    cursors = [edge["cursor"] for page in pages for edge in page["edges"]]
+    assert len(set(cursors)) == len(cursors)
+
+
+async def test_pages_of_files_follow_each_other_to_the_end(context: Context) -> None:
+    question = f"{{ search(filter: {{}}, prepare: NEVER) {{ files(first: 2, after: AFTER) {{ {PAGE} }} }} }}"
+    pages = await walk(context, question.replace("NODE", "path"), ["search", "files"])
+    check_pages(pages, [2, 2, 1])
+    paths = [node["path"] for page in pages for node in page["nodes"]]
+    assert paths == ["run_0", "run_1", "run_5", "run_40", "no time"]
+
+
+async def test_pages_of_differences_follow_each_other_to_the_end(context: Context) -> None:
+    found = (await ask(context, "{ search(filter: {}, prepare: NEVER) { queryId } }"))["search"]
+    question = f'{{ diff(queryId: "{found["queryId"]}", from: 0, first: 2, after: AFTER) {{ {PAGE} }} }}'
+    pages = await walk(context, question.replace("NODE", "kind file { path }"), ["diff"])
+    check_pages(pages, [2, 2, 1])
+    assert {node["kind"] for page in pages for node in page["nodes"]} == {"ADDED"}
+
+
+async def test_a_page_of_nothing_has_no_cursors(context: Context) -> None:
+    question = f'{{ search(filter: {{ level: ["none"] }}, prepare: NEVER) {{ files {{ {PAGE} }} }} }}'
+    (page,) = await walk(context, question.replace("NODE", "path"), ["search", "files"])
+    info = {"hasNextPage": False, "hasPreviousPage": False, "startCursor": None, "endCursor": None}
+    assert page == {"edges": [], "nodes": [], "pageInfo": info}
