@@ -132,9 +132,9 @@ class Service:
             request_timeout_s=self.settings.request_timeout_s,
         )
         places = Places()
-        origins = self.settings.allowed_origins
-        sockets = GraphQLSockets(executor, context, places, allowed_origins=origins)
-        events = GraphQLEvents(executor, context, places, allowed_origins=origins)
+        origins, timeout_s = self.settings.allowed_origins, self.settings.request_timeout_s
+        sockets = GraphQLSockets(executor, context, places, request_timeout_s=timeout_s, allowed_origins=origins)
+        events = GraphQLEvents(executor, context, places, request_timeout_s=timeout_s, allowed_origins=origins)
         ingest = IngestApi(
             ingest=Ingest(self.database, self.vocabulary, self.workshop),
             vocabulary=self.vocabulary,

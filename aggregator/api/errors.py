@@ -90,7 +90,16 @@ class LimitExceededError(AggregatorError):
         return {"limit": self.limit, "value": min(self.value or self.allowed + 1, 2**53 - 1), "allowed": self.allowed}
 
 
-def as_graphql(error: LimitExceededError) -> GraphQLError:
+class TookTooLongError(AggregatorError):
+    """An answer was not ready in time."""
+
+    code = "TIMEOUT"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the answer was not ready within {limit_s:g} s; ask for less, or again in a moment")
+
+
+def as_graphql(error: AggregatorError) -> GraphQLError:
     """Return an error of ours as one of GraphQL's, of the whole request."""
     return GraphQLError(str(error), original_error=error)
 

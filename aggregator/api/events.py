@@ -65,12 +65,14 @@ class GraphQLEvents:
         context: Context,
         places: Places,
         *,
+        request_timeout_s: float,
         allowed_origins: Collection[str] = (),
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._executor = executor
         self._context = context
         self._places = places
+        self._request_timeout_s = request_timeout_s
         self._allowed_origins = allowed_origins
         self._heartbeat_s = heartbeat_s
 
@@ -135,7 +137,7 @@ class GraphQLEvents:
     async def _events(self, operation: Operation, gone: asyncio.Future[None]) -> AsyncGenerator[bytes]:
         yield HEARTBEAT  # so that the client knows at once that it was heard
         context = self._context.for_operation()
-        async with aclosing(self._executor.stream(operation, context)) as executions:
+        async with aclosing(self._executor.stream(operation, context, timeout_s=self._request_timeout_s)) as executions:
             coming = _next_of(executions)
             try:
                 while not gone.done():

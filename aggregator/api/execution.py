@@ -5,6 +5,7 @@ is the only one that knows how the three go together. Transports (HTTP, WebSocke
 get an `Execution`, of which they know how to tell it to their clients.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from graphql import (
 
 from aggregator.api.context import Context, Footprint
 from aggregator.api.cost import OperationCost, find_costs
-from aggregator.api.errors import MAX_ERRORS, LimitExceededError, as_graphql, format_errors
+from aggregator.api.errors import MAX_ERRORS, LimitExceededError, TookTooLongError, as_graphql, format_errors
 from aggregator.api.limits import Limits, find_excesses, find_over, find_variable_excesses, parse_within
 from aggregator.api.live import EndingError
 
@@ -170,8 +171,15 @@ class Executor:
             return _refusal(result.errors, context)
         return _executed(result, context)
 
-    async def stream(self, operation: Operation, context: Context) -> AsyncGenerator[Execution]:
+    async def stream(
+        self, operation: Operation, context: Context, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Execution]:
         """Carry out any operation: one execution of a query or a mutation, one for each event of a subscription.
+
+        Parameters
+        ----------
+        timeout_s
+            How long a query or a mutation may take.
 
         Raises
         ------
@@ -179,7 +187,12 @@ class Executor:
             The service ends, and with it the subscription.
         """
         if self.kind_of(operation) is not OperationType.SUBSCRIPTION:
-            yield await self.execute(operation, context)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    execution = await self.execute(operation, context)
+            except TimeoutError:
+                execution = _refusal((as_graphql(TookTooLongError(timeout_s or 0)),), context)
+            yield execution
             return
         document = self.check(operation.document)
         refusals = self.find_refusals(operation)

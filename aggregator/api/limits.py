@@ -8,7 +8,7 @@ holds, and the work is in proportion to the length of the text.
 What an operation costs depends on its variables, and is reckoned in `aggregator.api.cost`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -57,6 +57,7 @@ class Limits:
     fields: int = _limit(1_000, "fields of an operation")
     breadth: int = _limit(100, "fields side by side")
     root_fields: int = _limit(20, "fields side by side at the root")
+    repetitions: int = _limit(5_000, "pairs of fields of one name, or alias, that fall together")
     aliases: int = _limit(30, "aliases of an operation")
     directives: int = _limit(30, "directives of an operation")
     introspection_depth: int = _limit(20, "fields within `__schema` or `__type`, down from them")
@@ -267,7 +268,38 @@ def find_excesses(document: DocumentNode, limits: Limits) -> list[LimitExceededE
     found |= {name: max(map(of, everything), default=0) for name, of in _OF_ALL.items()}
     found["operations"] = len(anatomy.operations)
     found["variables"] = max((len(node.variable_definitions or ()) for node in anatomy.operations), default=0)
-    return find_over(found, limits)
+    # These are counted field by field, which must not be too many.
+    return find_over(found, limits) or find_over({"repetitions": count_repetitions(anatomy)}, limits)
+
+
+def count_repetitions(anatomy: Anatomy) -> int:
+    """Return how many pairs of fields are to be merged into one: the validation compares each pair."""
+    total = 0
+    roots: list[Owner] = [*anatomy.operations, *anatomy.fragments.values()]
+    waiting = [[root] for root in roots]
+    while waiting:
+        together: dict[str, list[FieldNode]] = {}
+        for node in _fields_of(waiting.pop(), anatomy):
+            together.setdefault((node.alias or node.name).value, []).append(node)
+        for nodes in together.values():
+            total += len(nodes) * (len(nodes) - 1) // 2
+            within: list[Owner] = [node for node in nodes if node.selection_set is not None]
+            if within:
+                waiting.append(within)
+    return total
+
+
+def _fields_of(owners: Sequence[Owner], anatomy: Anatomy) -> Iterator[FieldNode]:
+    """Yield the fields of selection sets that fall together; a fragment that is spread twice is there once."""
+    spread: set[str] = set()
+    reading = [anatomy.selections_of(owner) for owner in owners]
+    while reading:
+        selections = reading.pop()
+        yield from selections.fields
+        for name in selections.spreads:
+            if name not in spread and name in anatomy.fragments:
+                spread.add(name)
+                reading.append(anatomy.selections_of(anatomy.fragments[name]))
 
 
 # --- variables ----------------------------------------------------------------------------------------------------

@@ -71,12 +71,14 @@ class GraphQLSockets:
         context: Context,
         places: Places,
         *,
+        request_timeout_s: float,
         allowed_origins: Collection[str] = (),
         init_s: float = INIT_S,
     ) -> None:
         self._executor = executor
         self._context = context
         self._places = places
+        self._request_timeout_s = request_timeout_s
         self._allowed_origins = allowed_origins
         self._init_s = init_s
 
@@ -99,7 +101,7 @@ class GraphQLSockets:
             await websocket.close(4406, f"expected the subprotocol {PROTOCOL}")
             return
         await websocket.accept(PROTOCOL)
-        conversation = Conversation(websocket, self._executor, self._context)
+        conversation = Conversation(websocket, self._executor, self._context, self._request_timeout_s)
         try:
             await conversation.hold(self._init_s)
         except WebSocketDisconnect:
@@ -115,10 +117,11 @@ class GraphQLSockets:
 class Conversation:
     """What is said over one connection."""
 
-    def __init__(self, websocket: WebSocket, executor: Executor, context: Context) -> None:
+    def __init__(self, websocket: WebSocket, executor: Executor, context: Context, request_timeout_s: float) -> None:
         self._websocket = websocket
         self._executor = executor
         self._context = context
+        self._request_timeout_s = request_timeout_s
         self._is_acknowledged = False
         self._running: dict[str, asyncio.Task[None]] = {}
 
@@ -216,7 +219,7 @@ class Conversation:
     async def _send_executions(self, number: str, operation: Operation) -> dict[str, Any]:
         """Send what comes of an operation, but for the last message, which is returned."""
         context = self._context.for_operation()
-        async with aclosing(self._executor.stream(operation, context)) as executions:
+        async with aclosing(self._executor.stream(operation, context, timeout_s=self._request_timeout_s)) as executions:
             async for execution in executions:
                 if execution.is_refused:
                     return {"id": number, "type": "error", "payload": _errors_of(execution)}

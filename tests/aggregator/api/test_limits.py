@@ -75,6 +75,26 @@ def test_measuring_each_selection_set_once_gives_what_opening_all_fragments_give
     assert measure(anatomy)[id(anatomy.operations[0])] == naive(document.children)
 
 
+@pytest.mark.parametrize(
+    ("document", "pairs"),
+    [
+        ("{ a b c }", 0),
+        ("{ a a a }", 3),
+        ("{ a: x b: x }", 0),
+        ("{ a: x a: y }", 1),
+        ("{ a { b } a { b } }", 2),
+        ("{ a { b b } a { b } }", 1 + 3),
+        ("{ a { x } ... { a { x } } }", 2),
+        ("{ ...F ...F } fragment F on Query { a }", 0),
+        ("{ ...F a } fragment F on Query { a }", 1),
+        ("{ ...F } fragment F on Query { a ...G } fragment G on Query { a }", 1 + 1),
+        ("{ ...F ...F } fragment F on Query { ...G ...G } fragment G on Query { }", 0),
+    ],
+)
+def test_pairs_of_fields_that_fall_together_are_counted(document: str, pairs: int) -> None:
+    assert limits.count_repetitions(Anatomy(parse(document))) == pairs
+
+
 def test_introspection_is_measured_apart() -> None:
     anatomy = Anatomy(parse("{ facilities { name } __schema { types { fields { type { fields { name } } } } } }"))
     found = measure(anatomy)[id(anatomy.operations[0])]
@@ -118,6 +138,12 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "many operations": (" ".join(f"query q{n} {{ __typename }}" for n in range(100)), "operations"),
     "many variables": ("query (" + " ".join(f"$a{n}: Int" for n in range(200)) + ") { __typename }", "variables"),
     "overlapping fields": ("{ " + "a { " + "b " * 400 + "} " + "a { " + "b " * 400 + "} }", "breadth"),
+    "fields that fall together": ("{ " + ("search(filter: {}) { " + "cached " * 35 + "} ") * 20 + "}", "repetitions"),
+    "fields that fall together by fragments": (
+        "{ " + "a { ...A ...B ...C } " * 9 + "} "
+        + " ".join(f"fragment {name} on A {{ " + "b " * 33 + "}" for name in "ABC"),
+        "repetitions",
+    ),
     "circular introspection": (
         "{ __schema { types { fields { type { fields { type { fields { type { name } } } } } } } } }",
         "introspectionLists",

@@ -168,3 +168,13 @@ async def test_questions_are_a_stream_of_one_answer(executor: Executor, context:
     (only,) = [one async for one in subscribe(executor, context, "{ storages { kind } }")]
     assert not only.is_refused
     assert orjson.loads(only.body)["data"]["storages"]
+
+
+async def test_a_question_that_takes_too_long_is_given_up(
+    executor: Executor, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context.ledger, "find", lambda _id: asyncio.Event().wait())
+    operation = Operation(document='{ export(id: "x") { id } }')
+    (only,) = [one async for one in executor.stream(operation, context.for_operation(), timeout_s=0.05)]
+    assert only.is_refused
+    assert orjson.loads(only.body)["errors"][0]["extensions"] == {"code": "TIMEOUT"}
