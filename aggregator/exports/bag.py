@@ -35,6 +35,7 @@ from typing import BinaryIO
 from aggregator.exports import describing
 from aggregator.exports.describing import DATA_FOLDER, Contents
 from aggregator.exports.index import BagIndex, BagIndexError, TagFile, write_index
+from aggregator.exports.question import graphql_question, json_question
 from aggregator.staging.manifest import Entry, iter_entries, iter_missing, read_header
 
 LAYOUT = 1
@@ -343,8 +344,8 @@ def _texts(contents: Contents) -> dict[str, str | bytes]:
     header = contents.header
     texts: dict[str, str | bytes] = {
         "bag-info.txt": describing.bag_info(contents),
-        "query.json": describing.json_question(header),
-        "query.graphql": describing.graphql_question(header),
+        "query.json": json_question(header),
+        "query.graphql": graphql_question(header),
     }
     if header.citation is not None:
         texts["CITATION.cff"] = header.citation.as_cff()

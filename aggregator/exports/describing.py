@@ -177,28 +177,6 @@ def bag_info(contents: Contents) -> str:
     return "".join(f"{name}: {value}\n" for name, values in fields.items() for value in values)
 
 
-def graphql_question(header: Header) -> str:
-    """Return the question as it is asked again of the service that knows it."""
-    cited = header.citation
-    moment = "" if cited is None else f", asOf: {{ revision: {cited.revision} }}"
-    return (
-        f'{{\n  query(id: "{header.query_id}"{moment}) {{\n    canonical checksum totalCount {{ value }} totalBytes\n'
-        "    files(first: 50) { nodes { storage path sizeBytes sha256 } pageInfo { hasNextPage endCursor } }\n  }\n}\n"
-    )
-
-
-def json_question(header: Header) -> bytes:
-    """Return the question in its canonical form, with what it was answered from."""
-    told = {
-        "queryId": header.query_id,
-        "canonical": orjson.loads(bytes(header.query)),
-        "revision": None if header.citation is None else header.citation.revision,
-        "revisions": dict(sorted(header.revisions.items())),
-        "checksum": header.answer_checksum,
-    }
-    return orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-
-
 def crate(contents: Contents, texts: Sequence[str]) -> bytes:
     """Return ro-crate-metadata.json; `texts` are the other files of the bag that it tells of."""
     sources = contents.sources

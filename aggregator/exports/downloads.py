@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -89,7 +90,7 @@ class _Downloads:
         self._ledger = ledger
         self._buffer = buffer
         self._bags: OrderedDict[str, Bag] = OrderedDict()
-        self._opening = asyncio.Lock()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lengths: OrderedDict[tuple[str, ...], tuple[int, str]] = OrderedDict()
 
     async def state(self, request: Request) -> Response:
@@ -223,19 +224,23 @@ class _Downloads:
             await self._ledger.touch(found.id)
 
     async def _open_bag(self, found: Export) -> Bag:
+        """Return the bag of a complete export; of several that come first, one makes it if it is not there."""
         key = found.manifest_sha256 or ""
-        async with self._opening:
+        # One lock for each: to make the bag of a million files takes a while, and nobody else is to wait for it.
+        async with self._locks.setdefault(key, asyncio.Lock()):
             if key not in self._bags or not await run_in_threadpool(self._bags[key].is_there):
-                path = self._buffer.manifest_path(found.id)
-                try:
-                    self._bags[key] = await run_in_threadpool(open_bag, path, key, self._buffer.object_path)
-                except FileNotFoundError as error:
-                    raise _gone(found) from error
-                except (BagError, ManifestError) as error:
-                    raise DownloadError(
-                        HTTPStatus.INTERNAL_SERVER_ERROR, "MANIFEST_DAMAGED", f"the manifest is damaged: {error}"
-                    ) from error
+                self._bags[key] = await self._make_bag(found, key)
             return _keep(self._bags, key, KEPT_BAGS)
+
+    async def _make_bag(self, found: Export, sha256: str) -> Bag:
+        path = self._buffer.manifest_path(found.id)
+        try:
+            return await run_in_threadpool(open_bag, path, sha256, self._buffer.object_path)
+        except FileNotFoundError as error:
+            raise _gone(found) from error
+        except (BagError, ManifestError) as error:
+            message = f"the manifest is damaged: {error}"
+            raise DownloadError(HTTPStatus.INTERNAL_SERVER_ERROR, "MANIFEST_DAMAGED", message) from error
 
     async def _measure(self, key: tuple[str, ...], iter_lines: Callable[[], Iterator[bytes]]) -> tuple[int, str]:
         """Return length and SHA-256 of a list."""
