@@ -67,8 +67,13 @@ class Member:
     crc32: int
     md5: str
     sha256: str
-    content: Path
-    """Where its bytes are."""
+    find_content: Callable[[str], Path]
+    """SHA-256 → where its bytes are; asked only when they are wanted."""
+
+    @property
+    def content(self) -> Path:
+        """Where its bytes are."""
+        return self.find_content(self.sha256)
 
     @property
     def is_folder(self) -> bool:
@@ -186,7 +191,7 @@ class Bag:
             crc32=tag.crc32,
             md5=tag.md5,
             sha256=tag.sha256,
-            content=content,
+            find_content=lambda _sha256: content,
         )
 
     def _payload_member(self, entry: Entry) -> Member:
@@ -196,7 +201,7 @@ class Bag:
             crc32=int(entry.crc32, 16),
             md5=entry.md5,
             sha256=entry.sha256,
-            content=self._find_content(entry.sha256),
+            find_content=self._find_content,
         )
 
 

@@ -53,8 +53,11 @@ PATHS = st.lists(PARTS, min_size=1, max_size=3).map("/".join).filter(is_path)
 
 def without_files_that_are_folders(paths: list[str]) -> list[str]:
     """What can be staged: a folder cannot be where a file is."""
-    parents = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
-    return sorted({path for path in paths if path not in parents}, key=str.encode)
+    return sorted(set(paths) - parents_of(paths), key=str.encode)
+
+
+def parents_of(paths: list[str]) -> set[str]:
+    return {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
 
 
 TREES = st.lists(PATHS, max_size=12).map(without_files_that_are_folders)
@@ -66,8 +69,7 @@ def test_no_two_names_are_alike_anywhere_and_none_is_a_folder(paths: list[str]) 
     names = [renamed.get(path, path) for path in paths]
     keys = [fold(name) for name in names]
     assert len(set(keys)) == len(keys)
-    parents = {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
-    assert parents.isdisjoint(keys)
+    assert parents_of(keys).isdisjoint(keys)
 
 
 @given(PATHS)
@@ -94,8 +96,7 @@ def test_what_is_fine_keeps_its_name_and_nothing_depends_on_chance(paths: list[s
     assert find_names(lambda: iter(paths)) == renamed
     for path in paths:
         alike = [other for other in paths if fold(safe_path(other)) == fold(safe_path(path))]
-        parents = {fold(safe_path(other))[:at] for other in paths for at, letter in enumerate(safe_path(other))
-                   if letter == "/"}  # fmt: skip
+        parents = parents_of([fold(safe_path(other)) for other in paths])
         if alike == [path] and fold(safe_path(path)) not in parents:
             assert renamed.get(path, path) == safe_path(path)
 
