@@ -50,6 +50,7 @@ CODES: Mapping[str, Code] = {
     "NOT_ACCEPTABLE": Code("the header Accept allows nothing that can be answered", 406),
     "REQUEST_TIMEOUT": Code("the body did not arrive in time", 408),
     "BODY_TOO_LARGE": Code("the body is too long", 413),
+    "HEAD_TOO_LARGE": Code("the address and the headers are too long", 431),
     "ADDRESS_TOO_LONG": Code("the address is too long; longer questions go by POST", 414),
     "UNSUPPORTED_MEDIA_TYPE": Code("the body is of another type than application/json, or packed", 415),
     "TIMEOUT": Code("the answer was not ready in time; ask for less, or again in a moment", 503),
