@@ -19,12 +19,12 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aggregator.answers import AnswersInFront, Ground, KeptAnswers
 from aggregator.api.connections import Places
 from aggregator.api.context import Context
 from aggregator.api.documents import PersistedDocuments
 from aggregator.api.endpoint import GraphQLEndpoint
 from aggregator.api.events import GraphQLEvents
-from aggregator.api.execution import Executor
 from aggregator.api.live import Live
 from aggregator.api.schema import create_schema
 from aggregator.api.sockets import GraphQLSockets
@@ -123,7 +123,7 @@ class Service:
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes of the service."""
-        executor = Executor(create_schema(), suggests=self.settings.graphql_suggestions)
+        executor = self._executor()
         context = Context(controller=self.controller, vocabulary=self.vocabulary, ledger=self.ledger, live=self.live)
         graphql = GraphQLEndpoint(
             executor,
@@ -156,11 +156,28 @@ class Service:
             Mount("/web", StaticFiles(directory=WEB)),
         ]
 
+    def _executor(self) -> KeptAnswers:
+        # How much is prepared unasked is told in answers.
+        version = f"{self.settings.auto_prepare_files} {self.settings.auto_prepare_bytes}"
+        return KeptAnswers(
+            create_schema(),
+            cache=self.cache,
+            flights=self.controller.flights,
+            ground=self.ground,
+            version=version,
+            suggests=self.settings.graphql_suggestions,
+        )
+
+    @property
+    def ground(self) -> Ground:
+        """What tells whether finished answers still hold."""
+        return Ground(self.controller.present, self.vocabulary)
+
     async def readyz(self, _request: Request) -> Response:
         """Tell whether the service can do its work, part by part."""
         parts = {
             "database": await self._database_state(),
-            "cache": "ok" if await self.cache.ping() else "away: answers come from the database, slower",
+            "cache": (await self.cache.state()).value,
             "worker": await self._worker_state(),
             "buffer": self._buffer_state(),
         }
@@ -206,7 +223,8 @@ def create_app(settings: Settings, live: Live | None = None) -> ASGIApp:
         HTTPException: _tell_http_error,
         Exception: _mask_error,
     }
-    return SecurityHeaders(Starlette(routes=service.routes(), lifespan=lifespan, exception_handlers=handlers))
+    starlette = Starlette(routes=service.routes(), lifespan=lifespan, exception_handlers=handlers)
+    return AnswersInFront(SecurityHeaders(starlette), cache=service.cache, ground=service.ground)
 
 
 class SecurityHeaders:

@@ -1,28 +1,37 @@
 """The cache manager: every Redis key, hash field and expiry; nothing else in the service knows them.
 
 Redis may be flushed, restarted or away at any moment. Nothing here is the only copy of anything: a look-up that
-fails is a miss, a write that fails is logged, and the service answers from Postgres.
+fails is a miss, a write that fails is logged, and the service answers from Postgres. Once it has not answered in time
+nobody waits for it any more, until it answers again.
 
 =============================  =================================================================================
 key                            what
 =============================  =================================================================================
 ``query:<id>``                 hash, one field per filter that was set, and the SHA-256 of the canonical form
 ``answer:<id>:<revs>``         hash, one field per part of the answer (summary, page, time line …), as JSON
+``bytes:<digest>``             the finished answer to an operation, behind what it rests on, see `aggregator.answers`
+``lease:<name>``               who makes what is to be made once, as long as that one lives, see `aggregator.flights`
 ``progress:<export id>``       hash: files and bytes done, files failed
 ``document:<sha256>``          text of a GraphQL document
+``ready``                      nothing: whether it can be written tells whether Redis takes writes
 =============================  =================================================================================
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any, TypeVar
 
 import orjson
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from aggregator.resp import RespClient
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +43,17 @@ PROGRESS_TTL_S = 3600
 DOCUMENT_TTL_S = 3600
 """How long a document is kept that nobody asked for by its digest: anybody may send any number of documents."""
 
-REDIS_TIMEOUT_S = 1.0
+REDIS_TIMEOUT_S = 0.5
 """A cache that takes longer than this is slower than the database it spares."""
+
+FIRST_PROBE_S, LONGEST_PROBE_S = 0.1, 1.0
+"""Pauses between two looks whether a Redis that was away is back: the first, and the longest of those after it."""
+
+LEASE_MS = 2000
+"""How long after the last sign of life the maker of something is taken for dead."""
+
+UNKEPT_MS = 1000
+"""How long it is remembered that what was made could not be kept, so that nobody waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +65,33 @@ class Progress:
     files_failed: int
 
 
+class Lease(Enum):
+    """What came of asking for the right to make something."""
+
+    TAKEN = "taken"
+    """Nobody else makes it."""
+    HELD = "held"
+    """Somebody makes it, and will keep it."""
+    NONE = "none"
+    """It is not kept, or Redis is away: everybody makes it."""
+
+
+class CacheState(Enum):
+    """How Redis is."""
+
+    OK = "ok"
+    READ_ONLY = "refuses to be written to: new answers are not kept"
+    AWAY = "away: answers come from the database, slower"
+
+
+_UNKEPT = b"-"
+
+_RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('pexpire', KEYS[1], ARGV[2]) end"
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end"
+_GIVE_UP = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('set', KEYS[1], '-', 'px', ARGV[2]) end"
+"""A lease that has run out may be somebody else's by now."""
+
+
 class CacheManager:
     """What the service keeps in Redis."""
 
@@ -56,17 +101,30 @@ class CacheManager:
             redis_url,
             socket_timeout=REDIS_TIMEOUT_S,
             socket_connect_timeout=REDIS_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 1),
+            # A connection that broke while it was idle is replaced; what timed out is not waited for twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
+        self._client = RespClient(redis_url, timeout_s=REDIS_TIMEOUT_S)
         self._answer_ttl_s = answer_ttl_s
+        self._probing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._probing is not None:
+            self._probing.cancel()
+        self._client.close()
         await self._redis.aclose()
 
     async def ping(self) -> bool:
         """Tell whether Redis answers."""
-        return bool(await self._try("ping", self._redis.ping, default=False))
+        return bool(await self._try("ping", lambda: self._client.call("PING"), default=False))
+
+    async def state(self) -> CacheState:
+        """Tell how Redis is."""
+        if not await self.ping():
+            return CacheState.AWAY
+        is_written = await self._try("write", lambda: self._client.call("SET", "ready", "", "PX", 1), default=None)
+        return CacheState.READ_ONLY if is_written is None else CacheState.OK
 
     # --- the registry of queries ---------------------------------------------------------------------------------
 
@@ -84,12 +142,57 @@ class CacheManager:
 
     async def find_part(self, key: str, part: str) -> bytes | None:
         """Return one part of the answer that is kept under `key`, None if it is not there."""
-        found: bytes | None = await self._try("hget", lambda: self._redis.hget(f"answer:{key}", part), default=None)
+        found: bytes | None = await self._try(
+            "hget", lambda: self._client.call("HGET", f"answer:{key}", part), default=None
+        )
         return found
 
     async def put_part(self, key: str, part: str, value: bytes) -> None:
         """Keep one part of an answer for the active period."""
-        await self._write_hash(f"answer:{key}", {part: value}, self._answer_ttl_s)
+        name = f"answer:{key}"
+
+        async def write() -> None:
+            written = self._client.call("HSET", name, part, value)
+            await asyncio.gather(written, self._client.call("EXPIRE", name, self._answer_ttl_s))
+
+        await self._try("hset", write, default=None)
+
+    async def find_bytes(self, key: str) -> bytes | None:
+        """Return what is kept of a finished answer, None if it is not there."""
+        found: bytes | None = await self._try("get", lambda: self._client.call("GET", f"bytes:{key}"), default=None)
+        return found
+
+    async def put_bytes(self, key: str, value: bytes) -> None:
+        """Keep a finished answer for the active period."""
+        await self._try(
+            "set", lambda: self._client.call("SET", f"bytes:{key}", value, "EX", self._answer_ttl_s), default=None
+        )
+
+    # --- who makes what is to be made once -----------------------------------------------------------------------
+
+    async def take_lease(self, name: str, token: str) -> Lease:
+        """Ask for the right to make something; `token` tells whose it is."""
+        key = f"lease:{name}"
+
+        async def take() -> Lease:
+            taken = self._client.call("SET", key, token, "NX", "PX", LEASE_MS)
+            is_taken, held_by = await asyncio.gather(taken, self._client.call("GET", key))
+            if is_taken is not None:
+                return Lease.TAKEN
+            return Lease.NONE if held_by == _UNKEPT else Lease.HELD
+
+        return await self._try("lease", take, default=Lease.NONE)
+
+    def renew_lease(self, name: str, token: str) -> None:
+        """Say that who makes it still lives."""
+        self._client.tell("EVAL", _RENEW, 1, f"lease:{name}", token, LEASE_MS)
+
+    def release_lease(self, name: str, token: str, *, is_kept: bool) -> None:
+        """Say that it is made; if it could not be kept, others need not wait for it either."""
+        if is_kept:
+            self._client.tell("EVAL", _RELEASE, 1, f"lease:{name}", token)
+        else:
+            self._client.tell("EVAL", _GIVE_UP, 1, f"lease:{name}", token, UNKEPT_MS)
 
     # --- progress of exports -------------------------------------------------------------------------------------
 
@@ -131,9 +234,28 @@ class CacheManager:
         await self._try("write", write, default=None)
 
     async def _try(self, action: str, do: Callable[[], Awaitable[T]], *, default: T) -> T:
-        """Run one exchange with Redis; a cache that is away is an empty cache."""
+        """Run one exchange with Redis; a cache that is away is an empty cache, and nobody waits for it."""
+        if self._probing is not None:
+            return default
         try:
             return await do()
+        except ResponseError as error:
+            logger.warning("the cache refuses: %s", error, extra={"action": action})
         except (RedisError, OSError, TimeoutError) as error:
             logger.warning("the cache does not answer: %s", type(error).__name__, extra={"action": action})
-            return default
+            if self._probing is None:
+                self._probing = asyncio.create_task(self._probe())
+        return default
+
+    async def _probe(self) -> None:
+        """Return, and let Redis be used again, when it answers."""
+        pause_s = FIRST_PROBE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._client.call("PING")
+                break
+            except (RedisError, OSError, TimeoutError):
+                pause_s = min(2 * pause_s, LONGEST_PROBE_S)
+        self._probing = None
+        logger.info("the cache answers again", extra={"action": "probe"})

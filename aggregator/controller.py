@@ -8,20 +8,22 @@ had on demand; the full response is an export, gathered by the workers while the
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from aggregator.cache import CacheManager, Progress
+from aggregator.flights import Flights
+from aggregator.present import Present
 from aggregator.staging.ledger import Export
 from metadata_db.availability import Availability
 from metadata_db.canonical import canonical_json, canonical_sha256
+from metadata_db.canonical import export_id as make_export_id
 from metadata_db.catalogue import DifferencePage, FacetValue, Page, Summary
 from metadata_db.differences import DifferenceTotals
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
@@ -38,9 +40,6 @@ K = TypeVar("K")
 
 AsOf: TypeAlias = int | datetime | None
 """What an answer is asked as of: a revision of the catalogue, a time, or the present."""
-
-REVISIONS_S = 1.0
-"""Longest time a process answers by revisions that another process may have moved."""
 
 MAX_FACET_VALUES = 1000
 """Most values of one facet."""
@@ -93,7 +92,11 @@ class ExportDesk(Protocol):
         self, query_id: str, *, revisions: Mapping[str, int], answer_checksum: str, files_total: int, bytes_total: int
     ) -> Export: ...
 
+    async def find(self, export_id: str) -> Export | None: ...
+
     async def find_for_answer(self, query_id: str, answer_checksum: str) -> Export | None: ...
+
+    async def cancel(self, export_id: str) -> Export: ...
 
 
 class Prepare(Enum):
@@ -152,6 +155,12 @@ class QuickResponse:
     """Whether the summary came from the cache."""
     export: Export | None
 
+    @property
+    def export_id(self) -> str | None:
+        """Id that the export has, or would have; None as long as it is not known which files belong to it."""
+        checksum = self.summary.checksum
+        return None if checksum is None else make_export_id(self.answer.query.query_id, checksum)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -167,14 +176,6 @@ class Comparison:
         return f"since:{self.since.key}"
 
 
-@dataclass(slots=True)
-class _Flight:
-    """A look-up under way, and how many wait for it."""
-
-    task: asyncio.Task[Any]
-    waiting: int = 0
-
-
 @dataclass(kw_only=True)
 class CoreController:
     """Answers questions; holds no state that is not rebuilt by asking."""
@@ -183,10 +184,12 @@ class CoreController:
     cache: CacheManager
     exports: ExportDesk
     limits: AutoPrepareLimits
-    _present: Moment = field(default_factory=lambda: Moment(revisions={}, changes={}))
-    _present_read_at: float = -REVISIONS_S
-    _noted: dict[str, int] = field(default_factory=dict)
-    _flights: dict[Hashable, "_Flight"] = field(default_factory=dict)
+    present: Present = field(init=False)
+    flights: Flights = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.present = Present(self.catalogue, self.exports)
+        self.flights = Flights(self.cache)
 
     async def search(self, asked: SearchQuery, *, prepare: Prepare, as_of: AsOf = None) -> QuickResponse:
         """Answer a question, as of now or of an earlier moment.
@@ -206,7 +209,10 @@ class CoreController:
         cached = summary is not None
         if summary is None:
             summary = await self._look_up(
-                answer, "summary", lambda: self.catalogue.summary(asked, answer.revisions, exact=answer.is_past)
+                answer,
+                "summary",
+                Summary,
+                lambda: self.catalogue.summary(asked, answer.revisions, exact=answer.is_past),
             )
         if summary.is_estimate:
             summary = await self._find_in_cache(answer, "exact summary", Summary) or summary
@@ -242,51 +248,42 @@ class CoreController:
 
     # --- step 3: catalogue look-up -------------------------------------------------------------------------------
 
-    async def _look_up(self, answer: Answer, part: str, look_up: Callable[[], Awaitable[T]]) -> T:
+    async def _look_up(self, answer: Answer, part: str, kind: type[T], look_up: Callable[[], Awaitable[T]]) -> T:
         """Ask the catalogue, once for all who want the same part at the same time, and keep what it says."""
 
-        async def fly() -> T:
+        async def make() -> tuple[T, bool]:
             value = await look_up()
             await self.cache.put_part(answer.key, part, msgspec.json.encode(value))
-            return value
+            return value, True
 
-        return await self._single_flight((answer.key, part), fly)
+        async def fly() -> T:
+            name = f"{answer.key}:{part}"
+            return await self.flights.everywhere(name, find=lambda: self._find_in_cache(answer, part, kind), make=make)
+
+        return await self.flights.here((answer.key, part), fly)
 
     async def _find_all_in_cache(self, answer: Answer, parts: Sequence[str], kind: type[T]) -> list[T | None]:
-        return [await self._find_in_cache(answer, part, kind) for part in parts]
+        return list(await asyncio.gather(*(self._find_in_cache(answer, part, kind) for part in parts)))
 
     async def _look_up_all(
-        self, answer: Answer, parts: Mapping[K, str], look_up: Callable[[], Awaitable[Mapping[K, T]]]
+        self, answer: Answer, parts: Mapping[K, str], kind: type[T], look_up: Callable[[], Awaitable[Mapping[K, T]]]
     ) -> dict[K, T]:
         """Ask the catalogue for several parts at once, and keep each of them."""
 
-        async def fly() -> dict[K, T]:
+        async def find() -> dict[K, T] | None:
+            kept = await self._find_all_in_cache(answer, list(parts.values()), kind)
+            found = {key: value for key, value in zip(parts, kept, strict=True) if value is not None}
+            return found if len(found) == len(parts) else None
+
+        async def make() -> tuple[dict[K, T], bool]:
             found = await look_up()
             for key, part in parts.items():
                 await self.cache.put_part(answer.key, part, msgspec.json.encode(found[key]))
-            return {key: found[key] for key in parts}
+            return {key: found[key] for key in parts}, True
 
-        return await self._single_flight((answer.key, tuple(parts.values())), fly)
-
-    async def _single_flight(self, key: Hashable, fly: Callable[[], Awaitable[T]]) -> T:
-        """Run `fly` once for all callers with this key; it is given up only when all of them went away."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.ensure_future(fly()))
-            flight.task.add_done_callback(lambda _done: self._end_flight(key, flight))
-        flight.waiting += 1
-        try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                flight.task.cancel()
-                self._end_flight(key, flight)
-
-    def _end_flight(self, key: Hashable, flight: _Flight) -> None:
-        """Let the next caller begin anew."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        key = (answer.key, tuple(parts.values()))
+        name = f"{answer.key}:{'+'.join(sorted(parts.values()))}"
+        return await self.flights.here(key, lambda: self.flights.everywhere(name, find=find, make=make))
 
     # --- step 4: quick response, more of it on demand ------------------------------------------------------------
 
@@ -305,18 +302,31 @@ class CoreController:
         return await self._look_up(
             answer,
             part,
+            Page,
             lambda: self.catalogue.page(answer.query, answer.revisions, order=order, first=first, after=after),
         )
 
     async def facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
         """Count the files of an answer by the values of some fields, each without the answer's own choice in it."""
         if FacetField.FACILITY in fields and answer.query.facility:
-            # Without its own choice the question touches the other facilities too.
-            everywhere = await self._answer(SearchQuery(), answer.revision if answer.is_past else None)
-            wide = replace(answer, revisions={**everywhere.revisions, **answer.revisions})
-            found = await self._facets(wide, [FacetField.FACILITY])
+            found = await self._facets(await self._everywhere(answer), [FacetField.FACILITY])
             return found | await self._facets(answer, [field for field in fields if field is not FacetField.FACILITY])
         return await self._facets(answer, fields)
+
+    async def counted_for(self, answer: Answer, fields: Sequence[FacetField]) -> list[Answer]:
+        """Return the answers whose files are counted in the facets: those without the choice in each field."""
+        found = []
+        for counted in fields:
+            if not getattr(answer.query, counted.value):
+                continue
+            wide = await self._everywhere(answer) if counted is FacetField.FACILITY else answer
+            found.append(replace(wide, query=answer.query.without(counted.value)))
+        return found
+
+    async def _everywhere(self, answer: Answer) -> Answer:
+        """Return an answer that touches the other facilities too, as it does without its own choice among them."""
+        everywhere = await self._answer(SearchQuery(), answer.revision if answer.is_past else None)
+        return replace(answer, revisions={**everywhere.revisions, **answer.revisions})
 
     async def _facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
         kept = await self._find_all_in_cache(answer, [_facet_part(field, answer) for field in fields], list[FacetValue])
@@ -325,6 +335,7 @@ class CoreController:
             found |= await self._look_up_all(
                 answer,
                 {field: _facet_part(field, answer) for field in missing},
+                list[FacetValue],
                 # A sample is one of the present.
                 lambda: self.catalogue.facets(
                     answer.query, answer.revisions, missing, limit=MAX_FACET_VALUES, exact=answer.is_past
@@ -356,8 +367,8 @@ class CoreController:
             lambda: self.catalogue.sky(answer.query, answer.revisions, order, exact=False),
         )
 
-    async def availability(self, asked: SearchQuery) -> list[Availability]:
-        """Tell when there are files of a question, for each facility, detector and channel.
+    async def availability(self, asked: SearchQuery) -> tuple[Answer, list[Availability]]:
+        """Tell when there are files of a question, for each facility, detector and channel, and of which answer.
 
         Raises
         ------
@@ -365,19 +376,20 @@ class CoreController:
             It names something that is not in the catalogue.
         """
         await self._register(asked)
-        answer = Answer.at(asked, await self._find_present())
-        return await self._find_or_look_up(
+        answer = Answer.at(asked, await self.present.moment())
+        found = await self._find_or_look_up(
             answer,
             "availability",
             list[Availability],
             lambda: self.catalogue.availability(asked, answer.revisions),
         )
+        return answer, found
 
     async def _find_or_look_up(
         self, answer: Answer, part: str, kind: type[T], look_up: Callable[[], Awaitable[T]]
     ) -> T:
         found = await self._find_in_cache(answer, part, kind)
-        return await self._look_up(answer, part, look_up) if found is None else found
+        return await self._look_up(answer, part, kind, look_up) if found is None else found
 
     # --- step 5: full response -----------------------------------------------------------------------------------
 
@@ -393,7 +405,10 @@ class CoreController:
             # Which files they are has not been looked at, and so not whether they are prepared.
             return response
         query_id = response.answer.query.query_id
-        return replace(response, export=await self.exports.find_for_answer(query_id, response.summary.checksum))
+        found = await self.exports.find_for_answer(query_id, response.summary.checksum)
+        if found is not None:
+            self.present.note_export(found)
+        return replace(response, export=found)
 
     def _is_within_limits(self, summary: Summary) -> bool:
         return summary.count <= self.limits.files and summary.bytes <= self.limits.bytes
@@ -404,7 +419,7 @@ class CoreController:
             return response
         answer = response.answer
         summary = await self._look_up(
-            answer, "exact summary", lambda: self.catalogue.summary(answer.query, answer.revisions, exact=True)
+            answer, "exact summary", Summary, lambda: self.catalogue.summary(answer.query, answer.revisions, exact=True)
         )
         return replace(response, summary=summary)
 
@@ -412,16 +427,31 @@ class CoreController:
         """Start the full response of an answer, or find the one that is under way or ready."""
         response = await self.count_exactly(response)
         answer, summary = response.answer, response.summary
-        return await self._single_flight(
-            ("prepare", answer.key),
-            lambda: self.exports.request(
+
+        async def request() -> Export:
+            found = await self.exports.request(
                 answer.query.query_id,
                 revisions=answer.revisions,
                 answer_checksum=summary.checksum or "",
                 files_total=summary.count,
                 bytes_total=summary.bytes,
-            ),
-        )
+            )
+            self.present.note_export(found)
+            return found
+
+        return await self.flights.here(("prepare", answer.key), request)
+
+    async def cancel(self, export_id: str) -> Export:
+        """End an export that is under way; one that has ended stays as it is.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such export.
+        """
+        found = await self.exports.cancel(export_id)
+        self.present.note_export(found)
+        return found
 
     async def reopen(self, query_id: str, *, prepare: Prepare = Prepare.NEVER, as_of: AsOf = None) -> QuickResponse:
         """Answer a question again, by its id.
@@ -478,6 +508,7 @@ class CoreController:
         return await self._look_up(
             until,
             part,
+            DifferenceTotals,
             lambda: self.catalogue.difference_totals(until.query, since.revisions, until.revisions),
         )
 
@@ -496,6 +527,7 @@ class CoreController:
         return await self._look_up(
             until,
             part,
+            DifferencePage,
             lambda: self.catalogue.differences(until.query, since.revisions, until.revisions, first=first, after=after),
         )
 
@@ -504,7 +536,7 @@ class CoreController:
     async def _answer(self, asked: SearchQuery, as_of: AsOf) -> Answer:
         """Return the answer that is asked for, of which nothing is looked up yet."""
         if as_of is None:
-            return Answer.at(asked, await self._find_present())
+            return Answer.at(asked, await self.present.moment())
         name = "asOf.revision" if isinstance(as_of, int) else "asOf.moment"
         return Answer.at(asked, await self.catalogue.moment(as_of, name=name), is_past=True)
 
@@ -512,30 +544,10 @@ class CoreController:
         """Return when the revision of an answer was made; None before the first change."""
         return await self.catalogue.time_of(answer.revision) if answer.revision else None
 
+    async def revision_of(self, facility: str) -> int:
+        """Return the present revision of a facility; 0 before its first files came."""
+        return (await self.present.moment()).revisions.get(facility, 0)
+
     def note_revisions(self, revisions: Mapping[str, int]) -> None:
-        """Take notice of new revisions: from now on nothing older is answered by this process.
-
-        They are not put together with what is known of other facilities: two of them read apart may be a state that
-        the catalogue never was in, and that no revision of it could name.
-        """
-        for name, revision in revisions.items():
-            self._noted[name] = max(revision, self._noted.get(name, 0))
-
-    async def _find_present(self) -> Moment:
-        """Return what the facilities are at: one moment at most `REVISIONS_S` ago, and not before what was noted."""
-        # A look-up that was under way already may have begun before what was noted since.
-        for _ in range(2):
-            if self._is_fresh():
-                break
-            await self._single_flight("present", self._read_present)
-        return self._present
-
-    def _is_fresh(self) -> bool:
-        known = self._present.revisions
-        is_new = time.monotonic() - self._present_read_at < REVISIONS_S
-        return is_new and all(known.get(name, 0) >= revision for name, revision in self._noted.items())
-
-    async def _read_present(self) -> None:
-        asked_at = time.monotonic()
-        self._present = await self.catalogue.moment()
-        self._present_read_at = asked_at
+        """Take notice of new revisions: from now on nothing older is answered by this process."""
+        self.present.note(revisions)

@@ -174,6 +174,10 @@ class SearchQuery:
         """MD5 of the canonical form, 32 hexadecimal digits."""
         return query_id(self.canonical)
 
+    def without(self, name: str) -> "SearchQuery":
+        """Return the question without its filter `name`, one of those that take names or words."""
+        return SearchQuery.from_mapping({key: value for key, value in self.as_mapping().items() if key != name})
+
     def as_mapping(self) -> dict[str, Any]:
         """Return the filters that were set as plain JSON values; `from_mapping` reads them back."""
         found = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}

@@ -5,6 +5,7 @@ and nothing is deleted. So a process keeps a snapshot of it, and reads it anew w
 """
 
 import asyncio
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,12 @@ class Vocabulary:
         }
 
     @cached_property
+    def digest(self) -> str:
+        """Digest of all names and declarations, which stays as long as they do; revisions are not in it."""
+        content = msgspec.json.encode([self.facilities, self.authorities, list(self.storages.values())])
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    @cached_property
     def homes(self) -> Mapping[tuple[str, str], tuple[int, int]]:
         """(facility, storage that its files may be on) → their numbers."""
         return {
@@ -112,6 +119,8 @@ class VocabularyStore:
         self._snapshot: Vocabulary | None = None
         self._read_at = -math.inf
         self._changed_at = -math.inf
+        self.changes = 0
+        """How often this process has changed it."""
 
     async def get(self) -> Vocabulary:
         """Return the vocabulary as it was at most a second ago, with all that this process has put."""
@@ -194,6 +203,7 @@ class VocabularyStore:
     def _forget(self) -> None:
         self._snapshot = None
         self._changed_at = time.monotonic()
+        self.changes += 1
 
 
 _INDEXED = """

@@ -26,10 +26,11 @@ from aggregator.api.types import (
     clusters_of,
     detectors_of,
 )
-from aggregator.controller import Prepare
+from aggregator.controller import Prepare, QuickResponse
 from metadata_db import records
 from metadata_db.errors import BadInputError, NotFoundError
 from metadata_db.query import SearchQuery
+from metadata_db.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
@@ -38,8 +39,24 @@ Facilities = Annotated[list[str] | None, strawberry.argument(description="Names 
 Moment = Annotated[AsOf | None, strawberry.argument(description="As of which moment; now when left out.")]
 
 
-async def _parts(info: Info, wanted: list[str] | None, parts: Callable[[records.Facility], list[T]]) -> list[T]:
+async def _vocabulary(info: Info) -> Vocabulary:
     known = await info.context.vocabulary.get()
+    info.context.footprint.tell_vocabulary(known.digest)
+    return known
+
+
+def _found(info: Info, response: QuickResponse, prepare: Prepare = Prepare.NEVER) -> SearchResult:
+    """Return the type of an answer, after noting on what rests that there is one."""
+    footprint = info.context.footprint
+    footprint.rest_on(response.answer)
+    if prepare is Prepare.AUTO and response.export is not None:
+        # Whoever asks the same later relies on it too; when it has ended, asking begins it again.
+        footprint.rest_on_export(response.export.id, response.export, is_told=False)
+    return SearchResult(response=response)
+
+
+async def _parts(info: Info, wanted: list[str] | None, parts: Callable[[records.Facility], list[T]]) -> list[T]:
+    known = await _vocabulary(info)
     if wanted is not None:
         known.require("facility", "facility", wanted)
     return [part for item in known.facilities if wanted is None or item.name in wanted for part in parts(item)]
@@ -52,7 +69,7 @@ class Query:
     @strawberry.field(description="Experiments and observatories, by name.")
     async def facilities(self, info: Info) -> list[Facility]:
         """Return all facilities."""
-        known = await info.context.vocabulary.get()
+        known = await _vocabulary(info)
         return [Facility.of(record, known) for record in known.facilities]
 
     @strawberry.field(description="Stations or groups of detectors.")
@@ -78,12 +95,12 @@ class Query:
     @strawberry.field(description="Who decides about the data.")
     async def data_authorities(self, info: Info) -> list[DataAuthority]:
         """Return all data authorities."""
-        return [DataAuthority.of(record) for record in (await info.context.vocabulary.get()).authorities]
+        return [DataAuthority.of(record) for record in (await _vocabulary(info)).authorities]
 
     @strawberry.field(description="Places where files are kept.")
     async def storages(self, info: Info) -> list[Storage]:
         """Return all storages."""
-        known = await info.context.vocabulary.get()
+        known = await _vocabulary(info)
         return [Storage.of(record) for record in known.storages.values()]
 
     @strawberry.field(
@@ -98,7 +115,9 @@ class Query:
     ) -> list[AvailabilityType]:
         """Return what the files of a question cover."""
         asked = SearchQuery() if filter is None else to_query(filter)
-        return [AvailabilityType.of(found) for found in await info.context.controller.availability(asked)]
+        answer, found = await info.context.controller.availability(asked)
+        info.context.footprint.rest_on(answer)
+        return [AvailabilityType.of(one) for one in found]
 
     @strawberry.field(description="Ask a question.")
     async def search(
@@ -112,9 +131,8 @@ class Query:
     ) -> SearchResult:
         """Answer a question."""
         moment = to_as_of(as_of)
-        return SearchResult(
-            response=await info.context.controller.search(to_query(filter), prepare=prepare, as_of=moment)
-        )
+        response = await info.context.controller.search(to_query(filter), prepare=prepare, as_of=moment)
+        return _found(info, response, prepare)
 
     @strawberry.field(description="Ask a question again, by its id; null when no question has it.")
     async def query(
@@ -125,8 +143,9 @@ class Query:
     ) -> SearchResult | None:
         """Reopen a question."""
         try:
-            return SearchResult(response=await info.context.controller.reopen(id, as_of=to_as_of(as_of)))
+            return _found(info, await info.context.controller.reopen(id, as_of=to_as_of(as_of)))
         except NotFoundError:
+            info.context.footprint.pass_by()
             return None
 
     @strawberry.field(description="How the answers to a question as of two revisions of the catalogue differ.")
@@ -145,6 +164,10 @@ class Query:
         if not 1 <= first <= MAX_PAGE:
             raise BadInputError("diff.first", first, f"a number from 1 to {MAX_PAGE}")
         compared = await info.context.controller.compare(query_id, since, until)
+        for answer in (compared.since, compared.until):
+            info.context.footprint.rest_on(answer)
+        # It tells of two moments: a later one makes another difference, though no file of it is another.
+        info.context.footprint.tell_revision()
         return Diff(compared=compared, first=first, after=after)
 
     @strawberry.field(description="One export; null when there is none with this id.")
@@ -153,6 +176,7 @@ class Query:
     ) -> ExportType | None:
         """Return one export."""
         found = await info.context.ledger.find(id)
+        info.context.footprint.rest_on_export(id, found)
         return None if found is None else ExportType.of(found)
 
 
@@ -169,6 +193,7 @@ class Mutation:
     ) -> ExportType:
         """Prepare the export of a question as it is now, or as of an earlier moment."""
         response = await info.context.controller.reopen(query_id, as_of=to_as_of(as_of))
+        info.context.footprint.pass_by()
         return ExportType.of(await info.context.controller.prepare(response))
 
     @strawberry.mutation(description="Stop an export that is not complete yet.")
@@ -178,4 +203,5 @@ class Mutation:
         export_id: Annotated[strawberry.ID, strawberry.argument(description="Id of the export.")],
     ) -> ExportType:
         """Cancel an export."""
-        return ExportType.of(await info.context.ledger.cancel(export_id))
+        info.context.footprint.pass_by()
+        return ExportType.of(await info.context.controller.cancel(export_id))

@@ -169,7 +169,13 @@ class Facility:
     detectors: list[Detector] = _field("Its instruments.")
     data_channels: list[DataChannel] = _field("Streams of files it writes.")
     attributes: list[Attribute] = _field("Values it declares beyond the common ones.")
-    revision: BigInt = _field("Number of the last change of its files.")
+
+    @strawberry.field(description="Number of the last change of its files.")
+    async def revision(self, info: Info) -> BigInt:
+        """Return the number of the last change, which is newer than the vocabulary."""
+        number = await info.context.controller.revision_of(self.name)
+        info.context.footprint.touch({self.name: number})
+        return BigInt(number)
 
     @classmethod
     def of(cls, record: records.Facility, vocabulary: Vocabulary) -> Self:
@@ -188,7 +194,6 @@ class Facility:
             detectors=detectors_of(record),
             data_channels=channels_of(record),
             attributes=attributes_of(record),
-            revision=BigInt(vocabulary.revisions[record.name]),
         )
 
 
@@ -491,13 +496,17 @@ class SearchResult:
         return JsonObject(self.response.answer.query.as_mapping())
 
     @strawberry.field(description="Whether the summary came from the cache.")
-    def cached(self) -> bool:
+    def cached(self, info: Info) -> bool:
         """Tell where the summary came from."""
+        if not self.response.cached:
+            # The next one who asks finds it there.
+            info.context.footprint.pass_by()
         return self.response.cached
 
     @strawberry.field(description="Revisions of the facilities that the question can touch.")
-    def revisions(self) -> list[FacilityRevision]:
+    def revisions(self, info: Info) -> list[FacilityRevision]:
         """Return the revisions of the answer."""
+        info.context.footprint.tell_revision()
         return [
             FacilityRevision(facility=name, revision=BigInt(number))
             for name, number in self.response.answer.revisions.items()
@@ -507,18 +516,21 @@ class SearchResult:
         description="Revision of the catalogue: the last change of the facilities that the question can touch. "
         "As of it the answer is the same for ever."
     )
-    def revision(self) -> BigInt:
+    def revision(self, info: Info) -> BigInt:
         """Return the number to cite."""
+        info.context.footprint.tell_revision()
         return BigInt(self.response.answer.revision)
 
     @strawberry.field(description="When the revision was made, UTC; null before the first change.")
     async def as_of(self, info: Info) -> datetime | None:
         """Return the time of the answer's revision."""
+        info.context.footprint.tell_revision()
         return await info.context.controller.time_of(self.response.answer)
 
     @strawberry.field(description="Address of this answer as of its revision, relative to this site.")
-    def cite_url(self) -> str:
+    def cite_url(self, info: Info) -> str:
         """Return the address to cite."""
+        info.context.footprint.tell_revision()
         return cite_url(self.response.answer.query.query_id, self.response.answer.revision)
 
     @strawberry.field(
@@ -526,9 +538,12 @@ class SearchResult:
     )
     async def citation(self, info: Info) -> str:
         """Return the text to cite."""
-        controller = info.context.controller
+        controller, footprint = info.context.controller, info.context.footprint
         response = await controller.count_exactly(self.response)
-        return cite(response, await info.context.vocabulary.get(), await controller.time_of(response.answer))
+        known = await info.context.vocabulary.get()
+        footprint.tell_revision()
+        footprint.tell_vocabulary(known.digest)
+        return cite(response, known, await controller.time_of(response.answer))
 
     @strawberry.field(
         description="Order-free checksum of the set of files: equal sets, equal checksums. Where the count is an "
@@ -588,6 +603,8 @@ class SearchResult:
     ) -> list[Facet]:
         """Return the facets."""
         fields = list(dict.fromkeys(by))
+        for counted in await info.context.controller.counted_for(self.response.answer, fields):
+            info.context.footprint.rest_on(counted)
         found = await info.context.controller.facets(self.response.answer, fields)
         return [
             Facet(
@@ -641,8 +658,14 @@ class SearchResult:
         return SkyMap(await info.context.controller.sky(self.response.answer, order))
 
     @strawberry.field(description="The full response, when it was asked for or started by itself.")
-    def export(self) -> ExportType | None:
+    def export(self, info: Info) -> ExportType | None:
         """Return the export of this answer."""
+        footprint, export_id = info.context.footprint, self.response.export_id
+        if export_id is None:
+            # Once somebody has had the files counted it may turn out that there is one.
+            footprint.pass_by()
+        else:
+            footprint.rest_on_export(export_id, self.response.export)
         return None if self.response.export is None else ExportType.of(self.response.export)
 
 

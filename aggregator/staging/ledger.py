@@ -69,6 +69,16 @@ class Export:
     completed_at: datetime | None
     last_used_at: datetime | None
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it changes by itself."""
+        return self.state in _UNDER_WAY
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is under way or complete, so that asking for it again starts nothing."""
+        return self.state not in _ENDED
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagedFile:

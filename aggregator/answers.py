@@ -1,0 +1,487 @@
+"""Finished answers: told again, byte for byte, as long as what they rest on stays as it is.
+
+There are three ways to find out that a question is the same as an earlier one. Equal requests, byte for byte, are
+answered before anything is parsed (`AnswersInFront`). Equal operations that are written in another way, with other
+white space, other names of fragments' order or other order of variables, share one answer (`KeptAnswers`). And
+different operations about one question share its look-ups; that is the controller's.
+
+What an answer rests on is gathered while it is made (`Footprint`) and kept with it, and looked at each time. Nothing is
+ever removed because time went by: a process knows the present at most a second late, and its own ingests at once.
+"""
+
+import asyncio
+import hashlib
+import struct
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+import orjson
+import strawberry
+from graphql import OperationType, print_ast
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aggregator.api.context import Context, Footprint
+from aggregator.api.execution import Execution, Executor, Operation
+from aggregator.cache import CacheManager
+from aggregator.controller import PUBLIC
+from aggregator.flights import Flights
+from aggregator.present import Present
+from metadata_db.errors import CatalogueError
+from metadata_db.search import Revisions
+from metadata_db.vocabulary import VocabularyStore
+
+MAX_BODY_BYTES = 1_000_000
+"""Longest answer that is kept: a page of 1000 files with all their fields has some."""
+
+MAX_REQUEST_BYTES = 64_000
+"""Longest request that is recognised before it is parsed."""
+
+BODY_S = 1.0
+"""A request whose body has not begun to come by then is handed on to where slow clients are dealt with."""
+
+LRU_BYTES = 64_000_000
+"""What one process holds of answers and of what it recognises them by."""
+
+ENTRY_BYTES = 2_000
+"""What an entry takes beside its body: keys, headers, objects."""
+
+MAX_OPERATIONS = 2_000
+"""Texts of documents of which the digest is remembered."""
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+class Grounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a kept answer rests on."""
+
+    digest: bytes
+    """Of the answer."""
+    revisions: dict[str, int]
+    facilities: int
+    """How many facilities had files when it was made: of a new one nobody could ask by its name."""
+    questions: dict[str, dict[str, int]]
+    """Canonical form → revisions; none when the answer changes with every revision."""
+    vocabulary: str | None
+    exports: dict[str, str]
+
+    @classmethod
+    def of(cls, body: bytes, footprint: Footprint, *, facilities: int) -> "Grounds":
+        """Return what the answer `body` rests on."""
+        return cls(
+            digest=hashlib.blake2b(body, digest_size=16).digest(),
+            revisions=footprint.revisions,
+            facilities=facilities,
+            questions=_plain(footprint.questions) if footprint.is_movable else {},
+            vocabulary=footprint.vocabulary,
+            exports=footprint.exports,
+        )
+
+
+def _plain(questions: Mapping[str, Revisions]) -> dict[str, dict[str, int]]:
+    return {canonical: dict(revisions) for canonical, revisions in questions.items()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """A finished answer, and what it rests on."""
+
+    head: bytes
+    """The grounds as they are written: equal heads, equal answers."""
+    grounds: Grounds
+    body: bytes
+
+    @classmethod
+    def of(cls, grounds: Grounds, body: bytes) -> "Kept":
+        """Return an answer with its grounds."""
+        written = msgspec.msgpack.encode(grounds)
+        return cls(head=_LENGTH.pack(len(written)) + written, grounds=grounds, body=body)
+
+    @classmethod
+    def read(cls, raw: bytes) -> "Kept | None":
+        """Return what `raw` is; None when another version of the service has written it."""
+        try:
+            end = _LENGTH.size + _LENGTH.unpack_from(raw)[0]
+            grounds = msgspec.msgpack.decode(raw[_LENGTH.size : end], type=Grounds)
+        except (struct.error, msgspec.MsgspecError):
+            return None
+        return cls(head=raw[:end], grounds=grounds, body=raw[end:])
+
+    @property
+    def raw(self) -> bytes:
+        """The answer as it is kept."""
+        return self.head + self.body
+
+
+_LENGTH = struct.Struct("<I")
+
+
+class Ground:
+    """Tells whether what answers rest on is as it was."""
+
+    def __init__(self, present: Present, vocabulary: VocabularyStore) -> None:
+        self._present = present
+        self._vocabulary = vocabulary
+
+    @property
+    def generation(self) -> int:
+        """Grows with everything that this process learns: what was begun before may be about something older."""
+        return self._present.generation
+
+    async def count_facilities(self) -> int:
+        """Return how many facilities have files; -1 when that cannot be known, with which no answer holds."""
+        try:
+            return len((await self._present.moment()).revisions)
+        except CatalogueError:
+            return -1
+
+    async def holds(self, grounds: Grounds) -> bool:
+        """Tell whether an answer with these grounds may be told now; not when the database is away.
+
+        One that was made by a process that knew a later moment than this one does is as good.
+        """
+        try:
+            return await self._are_current(grounds) and await self._is_rest_as_it_was(grounds)
+        except CatalogueError:
+            return False
+
+    async def _are_current(self, grounds: Grounds) -> bool:
+        now = (await self._present.moment()).revisions
+        if grounds.facilities < len(now):
+            return False
+        return all(revision >= now.get(name, 0) for name, revision in grounds.revisions.items())
+
+    async def _is_rest_as_it_was(self, grounds: Grounds) -> bool:
+        if grounds.vocabulary is not None and grounds.vocabulary != (await self._vocabulary.get()).digest:
+            return False
+        for export_id, mark in grounds.exports.items():
+            if not await self._present.is_export_as(export_id, mark):
+                return False
+        return True
+
+    def is_known_to_hold(self, stamp: "Stamp") -> bool:
+        """Tell whether nothing has changed since a stamp was given, without waiting; False may mean not known."""
+        return (
+            stamp.generation == self._present.generation
+            and stamp.is_of_revisions_alone
+            and self._present.peek() is not None
+            and stamp.generation == self._present.generation
+        )
+
+    def stamp(self, grounds: Grounds) -> "Stamp":
+        """Return the stamp of grounds that are about to be looked at."""
+        return Stamp(
+            generation=self._present.generation,
+            is_of_revisions_alone=grounds.vocabulary is None and not grounds.exports,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stamp:
+    """When grounds were last looked at."""
+
+    generation: int
+    is_of_revisions_alone: bool
+    """Whether `Present.generation` tells all that can have changed."""
+
+
+# --- equal operations -------------------------------------------------------------------------------------------------
+
+
+_Told: TypeAlias = tuple[Kept | None, Execution]
+
+
+class KeptAnswers(Executor):
+    """An executor that tells again what was told before.
+
+    Parameters
+    ----------
+    version
+        What the schema and its answers depend on besides the catalogue; another version has other answers.
+    """
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        *,
+        cache: CacheManager,
+        flights: Flights,
+        ground: Ground,
+        version: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(schema, **options)
+        self._cache = cache
+        self._flights = flights
+        self._ground = ground
+        self._version = hashlib.sha256(f"{version}\0{schema.as_str()}".encode()).digest()
+        self._texts: OrderedDict[tuple[str, str | None], bytes | None] = OrderedDict()
+
+    async def execute(self, operation: Operation, context: Context) -> Execution:
+        """Carry out a query or a mutation, see `Executor.execute`."""
+        key = self.key_of(operation)
+        if key is None:
+            return await super().execute(operation, context)
+        seen = _SEEN.get()
+        flight = ("bytes", key, self._ground.generation)
+        kept, execution = await self._flights.here(flight, lambda: self._find_or_make(key, operation, context))
+        if kept is not None and seen is not None:
+            seen.key, seen.kept = key, kept
+        return execution
+
+    def key_of(self, operation: Operation) -> str | None:
+        """Return the key of a query's answer, the same for all ways to write it; None of what is not kept."""
+        text = self._digest_of(operation.document, operation.name)
+        if text is None:
+            return None
+        try:
+            variables = orjson.dumps(operation.variables or {}, option=orjson.OPT_SORT_KEYS)
+        except TypeError:
+            return None
+        content = b"\0".join((self._version, PUBLIC.encode(), text, variables))
+        return hashlib.blake2b(content, digest_size=24).hexdigest()
+
+    def _digest_of(self, text: str, name: str | None) -> bytes | None:
+        """Return the digest of a document and an operation's name; None unless that is a correct query."""
+        known = (text, name)
+        if known in self._texts:
+            self._texts.move_to_end(known)
+            return self._texts[known]
+        document = self.check(text)
+        operation = None if document.errors or document.node is None else document.find_operation(name)
+        found = None
+        if operation is not None and operation.operation is OperationType.QUERY and document.node is not None:
+            found = hashlib.blake2b(f"{name or ''}\0{print_ast(document.node)}".encode(), digest_size=24).digest()
+        self._texts[known] = found
+        if len(self._texts) > MAX_OPERATIONS:
+            self._texts.popitem(last=False)
+        return found
+
+    async def find(self, key: str) -> Kept | None:
+        """Return the answer that is kept under a key, if it still holds."""
+        raw = await self._cache.find_bytes(key)
+        kept = None if raw is None else Kept.read(raw)
+        return kept if kept is not None and await self._ground.holds(kept.grounds) else None
+
+    async def _find_or_make(self, key: str, operation: Operation, context: Context) -> _Told:
+        async def find() -> _Told | None:
+            kept = await self.find(key)
+            return None if kept is None else (kept, _told_again(kept))
+
+        async def make() -> tuple[_Told, bool]:
+            kept, execution = await self._make(operation, context)
+            if kept is not None:
+                await self._cache.put_bytes(key, kept.raw)
+            return (kept, execution), kept is not None
+
+        told = await find()
+        return await self._flights.everywhere(key, find=find, make=make) if told is None else told
+
+    async def _make(self, operation: Operation, context: Context) -> _Told:
+        # Before: what joins meanwhile may be missing.
+        facilities = await self._ground.count_facilities()
+        execution = await super().execute(operation, context)
+        footprint = execution.footprint
+        is_lasting = not (execution.is_refused or execution.has_errors or footprint.is_passing or footprint.is_empty)
+        if not is_lasting or len(execution.body) > MAX_BODY_BYTES:
+            return None, execution
+        return Kept.of(Grounds.of(execution.body, footprint, facilities=facilities), execution.body), execution
+
+
+def _told_again(kept: Kept) -> Execution:
+    return Execution(body=kept.body, is_refused=False, has_errors=False, footprint=Footprint())
+
+
+# --- equal requests ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, slots=True)
+class _Seen:
+    """What became of a request further in: which kept answer was told."""
+
+    key: str | None = None
+    kept: Kept | None = None
+
+
+_SEEN: ContextVar[_Seen | None] = ContextVar("seen", default=None)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Entry:
+    """A request that was answered by a kept answer: how, and which."""
+
+    key: str
+    head: bytes
+    grounds: Grounds
+    stamp: Stamp
+    start: Message
+    body: Message | None
+    """None when only the way to Redis is remembered."""
+    has_body: bool
+    """False of one that tells the client that it has the answer already."""
+
+    @property
+    def n_bytes(self) -> int:
+        return ENTRY_BYTES + len(self.head) + (0 if self.body is None else len(self.body["body"]))
+
+
+class Finder(Protocol):
+    """What is needed of the cache."""
+
+    async def find_bytes(self, key: str) -> bytes | None:
+        """Return what is kept of a finished answer."""
+        ...
+
+
+class AnswersInFront:
+    """Answers requests that are equal to earlier ones, byte for byte; hands on all others.
+
+    It stands in front of everything else, and tells headers again as they were told.
+
+    Parameters
+    ----------
+    lru_bytes
+        How much of answers is held in this process; 0 asks Redis each time.
+    """
+
+    def __init__(self, app: ASGIApp, *, cache: Finder, ground: Ground, lru_bytes: int = LRU_BYTES) -> None:
+        self._app = app
+        self._cache = cache
+        self._ground = ground
+        self._lru_bytes = lru_bytes
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self.n_bytes = 0
+        """What the entries take."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] != "http" or not scope["path"].startswith("/graphql") or not _is_public(scope):
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] != "POST":
+            await self._answer(_digest(scope, b""), scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(BODY_S):
+                message = await receive()
+        except TimeoutError:
+            await self._app(scope, receive, send)
+            return
+        replay, body = _Replay(message, receive), message.get("body", b"")
+        if message["type"] != "http.request" or message.get("more_body") or len(body) > MAX_REQUEST_BYTES:
+            await self._app(scope, replay, send)
+            return
+        await self._answer(_digest(scope, body), scope, replay, send)
+
+    async def _answer(self, digest: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        entry = self._entries.get(digest)
+        if entry is not None:
+            body = entry.body
+            if body is None or not await self._holds(entry):
+                body = await self._find_body(entry)
+            if body is not None:
+                self._entries.move_to_end(digest)
+                await send(entry.start)
+                await send(body)
+                return
+        await self._hand_on(digest, scope, receive, send)
+
+    async def _holds(self, entry: _Entry) -> bool:
+        if self._ground.is_known_to_hold(entry.stamp):
+            return True
+        stamp = self._ground.stamp(entry.grounds)
+        if not await self._ground.holds(entry.grounds):
+            return False
+        entry.stamp = stamp
+        return True
+
+    async def _find_body(self, entry: _Entry) -> Message | None:
+        """Return the body from Redis, if it is still the one whose headers are known."""
+        raw = await self._cache.find_bytes(entry.key)
+        if raw is None or not raw.startswith(entry.head) or not await self._holds(entry):
+            return None
+        return {"type": "http.response.body", "body": raw[len(entry.head) :] if entry.has_body else b""}
+
+    async def _hand_on(self, digest: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the service answer, and remember its answer if it is one that is kept."""
+        seen, sent = _Seen(), list[Message]()
+
+        async def send_and_look(message: Message) -> None:
+            sent.append(message)
+            await send(message)
+
+        token = _SEEN.set(seen)
+        try:
+            await self._app(scope, receive, send_and_look)
+        finally:
+            _SEEN.reset(token)
+        if seen.key is not None and seen.kept is not None and _tells(sent, seen.kept.body):
+            self._remember(digest, seen.key, seen.kept, *sent)
+
+    def _remember(self, digest: bytes, key: str, kept: Kept, start: Message, body: Message) -> None:
+        start = {**start, "headers": [*start["headers"], (b"cache-status", b"catchment; hit")]}
+        # The stamp is older than any: what holds is looked at when it is asked for.
+        stamp = Stamp(generation=-1, is_of_revisions_alone=False)
+        is_held = len(kept.body) * 4 <= self._lru_bytes
+        self._forget(digest)
+        self._entries[digest] = entry = _Entry(
+            key=key,
+            head=kept.head,
+            grounds=kept.grounds,
+            stamp=stamp,
+            start=start,
+            body=body if is_held else None,
+            has_body=bool(body.get("body")),
+        )
+        self.n_bytes += entry.n_bytes
+        while self.n_bytes > max(self._lru_bytes, LRU_BYTES // 4):
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, digest: bytes) -> None:
+        if (entry := self._entries.pop(digest, None)) is not None:
+            self.n_bytes -= entry.n_bytes
+
+
+_TOLD_APART = frozenset(
+    {b"accept", b"accept-encoding", b"content-encoding", b"content-type", b"if-none-match", b"origin"}
+)
+"""Headers by which equal bodies are answered in different ways."""
+
+
+def _is_public(scope: Scope) -> bool:
+    """Tell whether a request is one of everybody's: who says who they are may see more, or less."""
+    return not any(name in (b"authorization", b"cookie") for name, _ in scope["headers"])
+
+
+def _digest(scope: Scope, body: bytes) -> bytes:
+    parts = [scope["method"].encode(), scope["path"].encode(), scope["query_string"]]
+    for header in scope["headers"]:
+        if header[0] in _TOLD_APART:
+            parts += header
+    content = b"\0".join((*parts, body))
+    return hashlib.blake2b(content, digest_size=24).digest()
+
+
+def _tells(sent: list[Message], body: bytes) -> bool:
+    """Tell whether `body` was sent, in one piece, or that the client has it already."""
+    if len(sent) != 2 or sent[0]["type"] != "http.response.start" or sent[1].get("more_body"):
+        return False
+    return sent[1].get("body", b"") == (b"" if sent[0]["status"] == 304 else body) and sent[0]["status"] in (200, 304)
+
+
+class _Replay:
+    """Gives a message that was received already, and then those that follow."""
+
+    def __init__(self, message: Message, receive: Receive) -> None:
+        self._message: Message | None = message
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._message is not None:
+            message, self._message = self._message, None
+            return message
+        return await self._receive()
