@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -314,6 +314,7 @@ _SEEN: ContextVar[_Seen | None] = ContextVar("seen", default=None)
 class _Entry:
     """A request that was answered by a kept answer: how, and which."""
 
+    request: bytes
     key: str
     head: bytes
     grounds: Grounds
@@ -326,7 +327,7 @@ class _Entry:
 
     @property
     def n_bytes(self) -> int:
-        return ENTRY_BYTES + len(self.head) + (0 if self.body is None else len(self.body["body"]))
+        return ENTRY_BYTES + len(self.request) + len(self.head) + (0 if self.body is None else len(self.body["body"]))
 
 
 class Finder(Protocol):
@@ -359,36 +360,38 @@ class AnswersInFront:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
-        if scope["type"] != "http" or not scope["path"].startswith("/graphql") or not _is_public(scope):
+        said = _said(scope) if scope["type"] == "http" and scope["path"].startswith("/graphql") else None
+        if said is None:
             await self._app(scope, receive, send)
             return
-        if scope["method"] != "POST":
-            await self._answer(_digest(scope, b""), scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(BODY_S):
-                message = await receive()
-        except TimeoutError:
-            await self._app(scope, receive, send)
-            return
-        replay, body = _Replay(message, receive), message.get("body", b"")
-        if message["type"] != "http.request" or message.get("more_body") or len(body) > MAX_REQUEST_BYTES:
-            await self._app(scope, replay, send)
-            return
-        await self._answer(_digest(scope, body), scope, replay, send)
-
-    async def _answer(self, digest: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        entry = self._entries.get(digest)
-        if entry is not None:
-            body = entry.body
-            if body is None or not await self._holds(entry):
-                body = await self._find_body(entry)
-            if body is not None:
-                self._entries.move_to_end(digest)
-                await send(entry.start)
-                await send(body)
+        body = b""
+        if scope["method"] == "POST":
+            message = await _receive_soon(receive)
+            if message is None:
+                await self._app(scope, receive, send)
                 return
-        await self._hand_on(digest, scope, receive, send)
+            receive, body = _Replay(message, receive), message.get("body", b"")
+            if message["type"] != "http.request" or message.get("more_body") or len(body) > MAX_REQUEST_BYTES:
+                await self._app(scope, receive, send)
+                return
+        request = _joined(said, body)
+        entry = self._entries.get(request)
+        told = None if entry is None else await self._find_body(entry)
+        if entry is None or told is None:
+            await self._hand_on(request, scope, receive, send)
+            return
+        self._entries.move_to_end(request)
+        await send(entry.start)
+        await send(told)
+
+    async def _find_body(self, entry: _Entry) -> Message | None:
+        """Return the body of an answer, from here or from Redis, if it holds and its headers are known."""
+        if entry.body is not None and (self._ground.is_known_to_hold(entry.stamp) or await self._holds(entry)):
+            return entry.body
+        raw = await self._cache.find_bytes(entry.key)
+        if raw is None or not raw.startswith(entry.head) or not await self._holds(entry):
+            return None
+        return {"type": "http.response.body", "body": raw[len(entry.head) :] if entry.has_body else b""}
 
     async def _holds(self, entry: _Entry) -> bool:
         if self._ground.is_known_to_hold(entry.stamp):
@@ -399,14 +402,7 @@ class AnswersInFront:
         entry.stamp = stamp
         return True
 
-    async def _find_body(self, entry: _Entry) -> Message | None:
-        """Return the body from Redis, if it is still the one whose headers are known."""
-        raw = await self._cache.find_bytes(entry.key)
-        if raw is None or not raw.startswith(entry.head) or not await self._holds(entry):
-            return None
-        return {"type": "http.response.body", "body": raw[len(entry.head) :] if entry.has_body else b""}
-
-    async def _hand_on(self, digest: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _hand_on(self, request: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the service answer, and remember its answer if it is one that is kept."""
         seen, sent = _Seen(), list[Message]()
 
@@ -420,15 +416,16 @@ class AnswersInFront:
         finally:
             _SEEN.reset(token)
         if seen.key is not None and seen.kept is not None and _tells(sent, seen.kept.body):
-            self._remember(digest, seen.key, seen.kept, *sent)
+            self._remember(request, seen.key, seen.kept, *sent)
 
-    def _remember(self, digest: bytes, key: str, kept: Kept, start: Message, body: Message) -> None:
+    def _remember(self, request: bytes, key: str, kept: Kept, start: Message, body: Message) -> None:
         start = {**start, "headers": [*start["headers"], (b"cache-status", b"catchment; hit")]}
         # The stamp is older than any: what holds is looked at when it is asked for.
         stamp = Stamp(generation=-1, is_of_revisions_alone=False)
         is_held = len(kept.body) * 4 <= self._lru_bytes
-        self._forget(digest)
-        self._entries[digest] = entry = _Entry(
+        self._forget(request)
+        self._entries[request] = entry = _Entry(
+            request=request,
             key=key,
             head=kept.head,
             grounds=kept.grounds,
@@ -441,8 +438,8 @@ class AnswersInFront:
         while self.n_bytes > max(self._lru_bytes, LRU_BYTES // 4):
             self._forget(next(iter(self._entries)))
 
-    def _forget(self, digest: bytes) -> None:
-        if (entry := self._entries.pop(digest, None)) is not None:
+    def _forget(self, request: bytes) -> None:
+        if (entry := self._entries.pop(request, None)) is not None:
             self.n_bytes -= entry.n_bytes
 
 
@@ -452,18 +449,24 @@ _TOLD_APART = frozenset(
 """Headers by which equal bodies are answered in different ways."""
 
 
-def _is_public(scope: Scope) -> bool:
-    """Tell whether a request is one of everybody's: who says who they are may see more, or less."""
-    return not any(name in (b"authorization", b"cookie") for name, _ in scope["headers"])
+_TELLS_WHO = frozenset({b"authorization", b"cookie"})
+"""Headers by which a client says who it is: it may see more than everybody, or less."""
 
 
-def _digest(scope: Scope, body: bytes) -> bytes:
-    parts = [scope["method"].encode(), scope["path"].encode(), scope["query_string"]]
+def _said(scope: Scope) -> list[bytes] | None:
+    """Return all but the body that decides how a request is answered; None when it is not one of everybody's."""
+    said = [scope["method"].encode(), scope["path"].encode(), scope["query_string"]]
     for header in scope["headers"]:
         if header[0] in _TOLD_APART:
-            parts += header
-    content = b"\0".join((*parts, body))
-    return hashlib.blake2b(content, digest_size=24).digest()
+            said += header
+        elif header[0] in _TELLS_WHO:
+            return None
+    return said
+
+
+def _joined(said: list[bytes], body: bytes) -> bytes:
+    # With its length, so that nothing can be moved from one part to the next.
+    return b"\0".join((*said, b"%d" % len(body), body))
 
 
 def _tells(sent: list[Message], body: bytes) -> bool:
@@ -471,6 +474,40 @@ def _tells(sent: list[Message], body: bytes) -> bool:
     if len(sent) != 2 or sent[0]["type"] != "http.response.start" or sent[1].get("more_body"):
         return False
     return sent[1].get("body", b"") == (b"" if sent[0]["status"] == 304 else body) and sent[0]["status"] in (200, 304)
+
+
+async def _receive_soon(receive: Receive) -> Message | None:
+    """Return the first message of a request; None when it does not come within `BODY_S`.
+
+    Mostly it is there already. Then no clock is started, which takes longer than all the rest of a hit.
+    """
+    step = receive().__await__()
+    try:
+        waited_for = next(step)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _Begun(waited_for, step)
+    except TimeoutError:
+        return None
+
+
+class _Begun:
+    """What was begun to be waited for, to be waited for to its end."""
+
+    def __init__(self, waited_for: Any, step: Generator[Any, Any, Message]) -> None:
+        self._waited_for = waited_for
+        self._step = step
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        try:
+            yield self._waited_for
+        except BaseException:
+            self._step.close()
+            raise
+        return (yield from self._step)
 
 
 class _Replay:

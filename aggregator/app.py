@@ -224,7 +224,9 @@ def create_app(settings: Settings, live: Live | None = None) -> ASGIApp:
         Exception: _mask_error,
     }
     starlette = Starlette(routes=service.routes(), lifespan=lifespan, exception_handlers=handlers)
-    return AnswersInFront(SecurityHeaders(starlette), cache=service.cache, ground=service.ground)
+    return AnswersInFront(
+        SecurityHeaders(starlette), cache=service.cache, ground=service.ground, lru_bytes=settings.answer_memory_bytes
+    )
 
 
 class SecurityHeaders:

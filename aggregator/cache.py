@@ -159,7 +159,13 @@ class CacheManager:
 
     async def find_bytes(self, key: str) -> bytes | None:
         """Return what is kept of a finished answer, None if it is not there."""
-        found: bytes | None = await self._try("get", lambda: self._client.call("GET", f"bytes:{key}"), default=None)
+        if self._probing is not None:
+            return None
+        try:  # not by `_try`, because this is what a hit does
+            found: bytes | None = await self._client.call("GET", f"bytes:{key}")
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note("get", error)
+            return None
         return found
 
     async def put_bytes(self, key: str, value: bytes) -> None:
@@ -239,13 +245,17 @@ class CacheManager:
             return default
         try:
             return await do()
-        except ResponseError as error:
-            logger.warning("the cache refuses: %s", error, extra={"action": action})
         except (RedisError, OSError, TimeoutError) as error:
+            self._note(action, error)
+            return default
+
+    def _note(self, action: str, error: Exception) -> None:
+        """Take notice that an exchange failed; unless Redis only refused it, nobody waits until it answers again."""
+        if isinstance(error, ResponseError):
+            logger.warning("the cache refuses: %s", error, extra={"action": action})
+        elif self._probing is None:
             logger.warning("the cache does not answer: %s", type(error).__name__, extra={"action": action})
-            if self._probing is None:
-                self._probing = asyncio.create_task(self._probe())
-        return default
+            self._probing = asyncio.create_task(self._probe())
 
     async def _probe(self) -> None:
         """Return, and let Redis be used again, when it answers."""

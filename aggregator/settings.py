@@ -111,6 +111,9 @@ class Settings:
         _count, "memory, in MB, for sums that one process keeps: 10 million files want some 200", default=320
     )
     answer_ttl_s: int = _setting(_count, "active period: how long an unused answer is kept in Redis", default=86_400)
+    answer_memory_bytes: int = _setting(
+        _number, "how much of finished answers one web process holds, beside Redis; 0: none", default=64_000_000
+    )
     auto_prepare_files: int = _setting(
         _count, "a search prepares its export by itself up to this many files", default=10_000
     )

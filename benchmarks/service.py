@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -151,21 +151,31 @@ class Service:
 
 
 @contextmanager
-def running_service(servers: Servers, name: str, *, with_worker: bool = False, keep: bool = False) -> Iterator[Service]:
+def running_service(
+    servers: Servers,
+    name: str,
+    *,
+    with_worker: bool = False,
+    keep: bool = False,
+    options: Sequence[str] = (),
+    **changes: Any,
+) -> Iterator[Service]:
     """Run the service's processes on an empty catalogue and an empty buffer, both called `name`, gone afterwards.
 
     Parameters
     ----------
     keep
         Use the catalogue that is there, if it is, and leave it in the end.
+    options, changes
+        Of the command `serve`, and to its settings.
     """
-    settings = servers.settings_of(name)
+    settings = replace(servers.settings_of(name), **changes)
     if not (keep and servers.has_database(name)):
         shutil.rmtree(settings.data_dir, ignore_errors=True)
         servers.make_empty(name)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        web = stack.enter_context(_running(settings, "serve", "--no-worker"))
+        web = stack.enter_context(_running(settings, "serve", "--no-worker", *options))
         url = _read_address(web, settings)
         worker = stack.enter_context(_running(settings, "worker")) if with_worker else None
         if with_worker:
