@@ -73,8 +73,9 @@ WITHOUT_LOOKUP = {
     *(f"Query.{name}" for name in ("attributes", "clusters", "dataAuthorities", "dataChannels", "detectors")),
     "Query.facilities",
     "Query.storages",
+    "Facility.revision",
 }
-"""Fields that wait for something: only for the vocabulary, which is kept in memory."""
+"""Fields that wait for something: only for the vocabulary and the revisions, which are kept in memory."""
 
 
 def test_every_field_that_waits_for_something_counts_as_a_look_up() -> None:
