@@ -11,6 +11,7 @@ ever removed because time went by: a process knows the present at most a second 
 
 import asyncio
 import hashlib
+import logging
 import struct
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
@@ -33,6 +34,8 @@ from aggregator.present import Present
 from metadata_db.errors import CatalogueError
 from metadata_db.search import Revisions
 from metadata_db.vocabulary import VocabularyStore
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1_000_000
 """Longest answer that is kept: a page of 1000 files with all their fields has some."""
@@ -273,7 +276,7 @@ class KeptAnswers(Executor):
             return None if kept is None else (kept, _told_again(kept))
 
         async def make() -> tuple[_Told, bool]:
-            kept, execution = await self._make(operation, context)
+            kept, execution = await self._make(key, operation, context)
             if kept is not None:
                 await self._cache.put_bytes(key, kept.raw)
             return (kept, execution), kept is not None
@@ -281,7 +284,8 @@ class KeptAnswers(Executor):
         told = await find()
         return await self._flights.everywhere(key, find=find, make=make) if told is None else told
 
-    async def _make(self, operation: Operation, context: Context) -> _Told:
+    async def _make(self, key: str, operation: Operation, context: Context) -> _Told:
+        logger.debug("executing an operation", extra={"action": "execute", "operation": key})
         # Before: what joins meanwhile may be missing.
         facilities = await self._ground.count_facilities()
         execution = await super().execute(operation, context)

@@ -145,6 +145,10 @@ class Answer:
         return f"{self.query.query_id}:{self.rights}:{moment}"
 
 
+def _log_look_up(answer: Answer, part: str) -> None:
+    logger.debug("looking up %s", part, extra={"action": "look_up", "query_id": answer.query.query_id})
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuickResponse:
     """What is known of an answer at once."""
@@ -252,6 +256,7 @@ class CoreController:
         """Ask the catalogue, once for all who want the same part at the same time, and keep what it says."""
 
         async def make() -> tuple[T, bool]:
+            _log_look_up(answer, part)
             value = await look_up()
             await self.cache.put_part(answer.key, part, msgspec.json.encode(value))
             return value, True
@@ -276,6 +281,7 @@ class CoreController:
             return found if len(found) == len(parts) else None
 
         async def make() -> tuple[dict[K, T], bool]:
+            _log_look_up(answer, ", ".join(parts.values()))
             found = await look_up()
             for key, part in parts.items():
                 await self.cache.put_part(answer.key, part, msgspec.json.encode(found[key]))

@@ -5,6 +5,7 @@ Redis each process makes it once.
 """
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -92,7 +93,7 @@ class Flights:
         """
         give_up_at, pause_s = time.monotonic() + MAX_WAIT_S, FIRST_PAUSE_S
         while True:
-            token = secrets.token_hex(8)
+            token = f"{os.getpid()} {secrets.token_hex(8)}"  # who looks into Redis sees who it is
             lease, found = await asyncio.gather(self._leases.take_lease(name, token), find())
             if found is not None:
                 if lease is Lease.TAKEN:

@@ -16,8 +16,9 @@ import httpx
 import msgspec
 import psutil  # type: ignore[import-untyped]
 
-from aggregator.commands.serve import LISTENING, tied_command
+from aggregator.commands.serve import tied_command
 from aggregator.commands.settings import environ_of
+from aggregator.commands.web import LISTENING
 from aggregator.settings import Settings
 from benchmarks.catalogue import make_facilities, written_batches
 from benchmarks.ingest import BATCH_LINES, register, send_lanes, share_out

@@ -25,7 +25,7 @@ from aggregator.api.context import Context
 from aggregator.api.resolvers import Mutation, Query
 from aggregator.api.scalars import CONFIG
 from aggregator.app import Service
-from aggregator.commands.serve import LISTENING, address_of
+from aggregator.commands.web import LISTENING, address_of
 from aggregator.controller import CoreController
 from aggregator.resp import RespClient
 from aggregator.settings import Settings

@@ -24,8 +24,9 @@ import psycopg
 import redis
 from starlette.datastructures import Secret
 
-from aggregator.commands.serve import LISTENING, tied_command
+from aggregator.commands.serve import tied_command
 from aggregator.commands.settings import environ_of
+from aggregator.commands.web import LISTENING
 from aggregator.embedded import DATABASE, EmbeddedServers
 from aggregator.settings import Settings
 from metadata_db.database import Database

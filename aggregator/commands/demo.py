@@ -28,10 +28,11 @@ from aggregator.commands.failures import EXIT_FAILURE, Failure, Misuse
 from aggregator.commands.get import get_bundle, print_bundle
 from aggregator.commands.ingest import print_reports
 from aggregator.commands.remote import Answer, Remote
-from aggregator.commands.serve import GRACE_S, LISTENING, bound_socket, tied_command
+from aggregator.commands.serve import GRACE_S, bound_socket, tied_command
 from aggregator.commands.servers import attach
 from aggregator.commands.settings import environ_of
 from aggregator.commands.token import with_tokens
+from aggregator.commands.web import LISTENING
 from aggregator.embedded import find_running
 from aggregator.samples import generate_samples
 from aggregator.settings import Settings

@@ -1,7 +1,8 @@
-"""`catchment serve`: the web process, and beside it the servers and the worker that it needs.
+"""`catchment serve`: a web process, and beside it further ones, and the servers and the worker that they need.
 
-The worker is a process of its own, because hashing and copying must not share the event loop of the web process. It
-ends with us: in order when we are told to stop, by a signal of the kernel when we are killed.
+The worker is a process of its own, because hashing and copying must not share the event loop of the web process. Web
+processes share the address; what one of them has answered or taken in, the others know from Redis and Postgres. All
+end with us: in order when we are told to stop, by a signal of the kernel when we are killed.
 """
 
 import asyncio
@@ -11,45 +12,41 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import uvicorn
 import uvloop
 
 from aggregator import launcher
-from aggregator.api.live import Live
-from aggregator.api.sockets import SERVER_OPTIONS
-from aggregator.app import create_app
 from aggregator.commands.console import examples
 from aggregator.commands.failures import Failure
 from aggregator.commands.migrate import migrate_database
 from aggregator.commands.servers import running_servers
 from aggregator.commands.settings import data_dir_option, environ_of, load_settings
-from aggregator.connection import GuardedProtocol
+from aggregator.commands.web import make_server, serve_web
 from aggregator.log import configure_logging
 from aggregator.settings import Settings
 from aggregator.staging.buffer import LocalFileBuffer
 
 logger = logging.getLogger(__name__)
 
-LISTENING = "listening on "
-"""What stands before the address in the one line on standard output."""
-
 FIRST_DELAY_S = 0.5
-"""Pause before a worker that died is started again; each further one is twice as long."""
+"""Pause before a process that died is started again; each further one is twice as long."""
 
 LONGEST_DELAY_S = 60.0
 """No pause is longer."""
 
 LONG_LIFE_S = 120.0
-"""A worker that lived so long is started again after the first delay."""
+"""A process that lived so long is started again after the first delay."""
 
 GRACE_S = 5.0
-"""How much longer than `Settings.drain_s` a worker may need to end before it is killed."""
+"""How much longer than `Settings.drain_s` a process may need to end before it is killed."""
+
+MAX_PROCESSES = 64
+"""Most web processes."""
 
 
 @click.command(epilog=examples("catchment serve --port 8080 --data-dir /srv/catchment"))
@@ -60,8 +57,17 @@ GRACE_S = 5.0
     help="Port to listen on; 0 takes a free one.  [default: CATCHMENT_PORT, or 8000]",
 )
 @data_dir_option
+@click.option(
+    "--processes",
+    "--workers",
+    "processes",
+    type=click.IntRange(1, MAX_PROCESSES),
+    default=1,
+    show_default=True,
+    help="Web processes that share the address: one per core.",
+)
 @click.option("--no-worker", is_flag=True, help="Start no worker; 'catchment worker' does, here or on other hosts.")
-def command(host: str | None, port: int | None, data_dir: Path | None, no_worker: bool) -> None:
+def command(host: str | None, port: int | None, data_dir: Path | None, processes: int, no_worker: bool) -> None:
     """Run the service: web page, APIs and one worker.
 
     Without CATCHMENT_DATABASE_URL and CATCHMENT_REDIS_URL it starts servers of its own in the data directory. The
@@ -78,7 +84,7 @@ def command(host: str | None, port: int | None, data_dir: Path | None, no_worker
         migrate_database(running)
         LocalFileBuffer(running.buffer_dir).prepare()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(running, listener, with_worker=not no_worker))
+            runner.run(_serve(running, listener, n_others=processes - 1, with_worker=not no_worker))
     logger.info("stopped", extra={"action": "serve"})
 
 
@@ -115,120 +121,116 @@ def private_folder(path: Path) -> Iterator[Path]:
     yield path
 
 
-async def _serve(settings: Settings, listener: socket.socket, *, with_worker: bool) -> None:
-    live = Live()
-    server = _Server(_uvicorn_config(settings, live), live)
+async def _serve(settings: Settings, listener: socket.socket, *, n_others: int, with_worker: bool) -> None:
     stopping = asyncio.Event()
+    server = make_server(settings, stopping)
+    web = [
+        _Child(f"web process {number + 2}", _web_command(listener), settings, listener) for number in range(n_others)
+    ]
+    worker = [_Child("worker", _WORKER, settings)] if with_worker else []
+    async with _kept_running([*web, *worker], stopping):
+        # Whoever reads the address may use all of them.
+        await asyncio.gather(*(child.ready.wait() for child in web))
+        await serve_web(server, listener)
 
-    def stop() -> None:
-        server.force_exit = stopping.is_set()  # the second time nobody wants to wait
-        server.should_exit = True
-        stopping.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    async with _worker_kept_running(settings, stopping) if with_worker else _nothing():
+# Processes beside ours
+
+_WORKER = [sys.executable, "-m", "aggregator", "worker"]
+
+
+def _web_command(listener: socket.socket) -> list[str]:
+    return [sys.executable, "-m", "aggregator.commands.web", str(listener.fileno())]
+
+
+class _Child:
+    """A process of the service that is started again when it ends."""
+
+    def __init__(
+        self, name: str, command: list[str], settings: Settings, listener: socket.socket | None = None
+    ) -> None:
+        self._name = name
+        self._command = command
+        self._settings = settings
+        self._listener = listener
+        self.ready = asyncio.Event()
+        """Set when it can be used, if it is one that listens."""
+
+    async def keep_running(self, stopping: asyncio.Event) -> None:
+        """Start it, and start it again, until `stopping` is set; then let it end."""
         try:
-            await server.serve(sockets=[listener])
-        except SystemExit as error:
-            raise Failure("the service could not start; the log says why") from error
+            await self._keep_running(stopping)
+        finally:
+            self.ready.set()  # nobody need wait for it any more
 
+    async def _keep_running(self, stopping: asyncio.Event) -> None:
+        delay_s = FIRST_DELAY_S
+        while not stopping.is_set():
+            began = time.monotonic()
+            process = await self._start()
+            await self._wait_for_either(process, stopping)
+            if stopping.is_set():
+                await self._end(process)
+                return
+            if time.monotonic() - began > LONG_LIFE_S:
+                delay_s = FIRST_DELAY_S
+            logger.warning(
+                "the %s ended with %s and is started again in %s s",
+                *(self._name, process.returncode, delay_s),
+                extra={"action": "keep_running"},
+            )
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), delay_s)
+            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
-class _Server(uvicorn.Server):
-    """Leaves signals to us, tells the address when it can be used, and ends what would not end by itself."""
+    async def _start(self) -> asyncio.subprocess.Process:
+        """Start a process that the kernel ends when our (main) thread ends."""
+        listens = self._listener is not None
+        return await asyncio.create_subprocess_exec(
+            *tied_command(self._command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE if listens else None,
+            env=environ_of(self._settings),
+            pass_fds=() if self._listener is None else (self._listener.fileno(),),
+            start_new_session=True,  # Ctrl-C in the terminal is for us, and we end it in order
+        )
 
-    def __init__(self, config: uvicorn.Config, live: Live) -> None:
-        super().__init__(config)
-        self._live = live
+    async def _wait_for_either(self, process: asyncio.subprocess.Process, stopping: asyncio.Event) -> None:
+        waits = [asyncio.create_task(self._watch(process)), asyncio.create_task(stopping.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is not None:
+            await process.stdout.readline()
+            self.ready.set()  # or it has ended, and the others do without it
+        await process.wait()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept requests."""
-        await super().startup(sockets)
-        if self.started and sockets:
-            url = address_of(sockets[0])
-            click.echo(f"{LISTENING}{url}")
-            logger.info("ready", extra={"action": "serve", "url": url})
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests finish and connections close."""
-        self._live.end()
-        await super().shutdown(sockets)
-
-
-def address_of(listener: socket.socket) -> str:
-    """Return the web address of a bound socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _uvicorn_config(settings: Settings, live: Live) -> uvicorn.Config:
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says at INFO is said better by us
-    return uvicorn.Config(
-        create_app(settings, live),
-        http=GuardedProtocol,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        **SERVER_OPTIONS,
-    )
-
-
-# The worker
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Let it finish what is under way; kill it when it takes too long."""
+        limit_s = self._settings.drain_s + GRACE_S
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), limit_s)
+        except TimeoutError:
+            logger.warning(
+                "the %s did not end within %s s and is killed", self._name, limit_s, extra={"action": "keep_running"}
+            )
+            process.kill()
+            await process.wait()
 
 
 @asynccontextmanager
-async def _nothing() -> AsyncIterator[None]:
-    yield
-
-
-@asynccontextmanager
-async def _worker_kept_running(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[None]:
-    """Keep one worker running until `stopping` is set or the body ends, and wait for its end."""
-    keeper = asyncio.create_task(_keep_worker(settings, stopping))
+async def _kept_running(children: Sequence[_Child], stopping: asyncio.Event) -> AsyncIterator[None]:
+    """Keep processes running until `stopping` is set or the body ends, and wait for their end."""
+    keepers = [asyncio.create_task(child.keep_running(stopping)) for child in children]
     try:
         yield
     finally:
         stopping.set()
-        await keeper
-
-
-async def _keep_worker(settings: Settings, stopping: asyncio.Event) -> None:
-    delay_s = FIRST_DELAY_S
-    while not stopping.is_set():
-        began = time.monotonic()
-        worker = await _start_worker(settings)
-        await _wait_for_either(worker, stopping)
-        if stopping.is_set():
-            await _end_worker(worker, limit_s=settings.drain_s + GRACE_S)
-            return
-        if time.monotonic() - began > LONG_LIFE_S:
-            delay_s = FIRST_DELAY_S
-        logger.warning(
-            "the worker ended with %s and is started again in %s s",
-            *(worker.returncode, delay_s),
-            extra={"action": "keep_worker"},
-        )
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), delay_s)
-        delay_s = min(2 * delay_s, LONGEST_DELAY_S)
-
-
-async def _start_worker(settings: Settings) -> asyncio.subprocess.Process:
-    """Start a worker that the kernel ends when our (main) thread ends."""
-    return await asyncio.create_subprocess_exec(
-        *tied_command([sys.executable, "-m", "aggregator", "worker"]),
-        stdin=asyncio.subprocess.DEVNULL,
-        env=environ_of(settings),
-        start_new_session=True,  # Ctrl-C in the terminal is for us, and we end the worker in order
-    )
+        await asyncio.gather(*keepers)
 
 
 def tied_command(command: list[str]) -> list[str]:
@@ -236,22 +238,3 @@ def tied_command(command: list[str]) -> list[str]:
     same_user = ("0", "0", "0")
     signal_number = str(signal.SIGTERM.value)
     return [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), signal_number, *same_user, *command]
-
-
-async def _wait_for_either(worker: asyncio.subprocess.Process, stopping: asyncio.Event) -> None:
-    waits = [asyncio.create_task(worker.wait()), asyncio.create_task(stopping.wait())]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-
-
-async def _end_worker(worker: asyncio.subprocess.Process, *, limit_s: float) -> None:
-    """Let a worker finish the files under way; kill it when it takes too long."""
-    with suppress(ProcessLookupError):
-        worker.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(worker.wait(), limit_s)
-    except TimeoutError:
-        logger.warning("the worker did not end within %s s and is killed", limit_s, extra={"action": "keep_worker"})
-        worker.kill()
-        await worker.wait()

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aggregator.__main__ import main
-from aggregator.commands.serve import LISTENING
+from aggregator.commands.web import LISTENING
 from aggregator.samples import generate_samples
 
 ROOT = Path(__file__).parents[3]

@@ -2,6 +2,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -84,3 +85,30 @@ def test_it_serves_without_a_worker_and_tells_its_address_as_a_browser_wants_it(
         assert service.url.startswith("http://[::1]:" if host == "::1" else "http://127.0.0.1:")
         assert service.workers() == []
         assert service.parts()["worker"].startswith("none")
+
+
+def web_processes(service: Service) -> list[psutil.Process]:
+    """The web processes beside the first one."""
+    return [child for child in psutil.Process(service.process.pid).children() if _is_web(child)]
+
+
+def _is_web(process: psutil.Process) -> bool:
+    try:
+        return "aggregator.commands.web" in process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
+
+
+def test_several_web_processes_share_the_address_and_end_together(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--no-worker", "--processes", "3") as service:
+        assert len(web_processes(service)) == 2
+        with ThreadPoolExecutor(20) as pool:
+            asked = pool.map(lambda _: httpx.get(f"{service.url}/healthz", trust_env=False).status_code, range(200))
+            assert set(asked) == {200}
+        (killed, _) = web_processes(service)
+        killed.kill()
+        wait_for(lambda: killed.pid not in [one.pid for one in web_processes(service)])
+        assert httpx.get(f"{service.url}/healthz", trust_env=False).status_code == 200
+        wait_for(lambda: len(web_processes(service)) == 2)
+        assert service.stop() == 0
+    assert processes_of(tmp_path / "data") == []
