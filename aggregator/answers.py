@@ -32,6 +32,7 @@ from aggregator.controller import PUBLIC
 from aggregator.flights import Flights
 from aggregator.present import Present
 from metadata_db.errors import CatalogueError
+from metadata_db.query import SearchQuery
 from metadata_db.search import Revisions
 from metadata_db.vocabulary import VocabularyStore
 
@@ -123,12 +124,21 @@ class Kept:
 _LENGTH = struct.Struct("<I")
 
 
+class Comparer(Protocol):
+    """What is needed of the catalogue."""
+
+    async def is_untouched(self, asked: SearchQuery, since: Revisions, until: Revisions) -> bool:
+        """Tell whether the answers as of two moments are surely the same."""
+        ...
+
+
 class Ground:
     """Tells whether what answers rest on is as it was."""
 
-    def __init__(self, present: Present, vocabulary: VocabularyStore) -> None:
+    def __init__(self, present: Present, vocabulary: VocabularyStore, catalogue: Comparer) -> None:
         self._present = present
         self._vocabulary = vocabulary
+        self._catalogue = catalogue
 
     @property
     def generation(self) -> int:
@@ -151,6 +161,28 @@ class Ground:
             return await self._are_current(grounds) and await self._is_rest_as_it_was(grounds)
         except CatalogueError:
             return False
+
+    async def forward(self, grounds: Grounds) -> Grounds | None:
+        """Return what an answer rests on now, if only revisions changed and none of its files with them."""
+        try:
+            return await self._forward(grounds) if await self._is_rest_as_it_was(grounds) else None
+        except CatalogueError:
+            return None
+
+    async def _forward(self, grounds: Grounds) -> Grounds | None:
+        now = (await self._present.moment()).revisions
+        if not grounds.questions or grounds.facilities != len(now):
+            return None
+        questions = {}
+        for canonical, since in grounds.questions.items():
+            until = {name: now.get(name, 0) for name in since}
+            is_older = all(until[name] >= revision for name, revision in since.items())
+            asked = SearchQuery.from_canonical(canonical)
+            if not (is_older and await self._catalogue.is_untouched(asked, since, until)):
+                return None
+            questions[canonical] = until
+        revisions = {name: now.get(name, 0) for name in grounds.revisions}
+        return msgspec.structs.replace(grounds, revisions=revisions, questions=questions)
 
     async def _are_current(self, grounds: Grounds) -> bool:
         now = (await self._present.moment()).revisions
@@ -268,7 +300,14 @@ class KeptAnswers(Executor):
         """Return the answer that is kept under a key, if it still holds."""
         raw = await self._cache.find_bytes(key)
         kept = None if raw is None else Kept.read(raw)
-        return kept if kept is not None and await self._ground.holds(kept.grounds) else None
+        if kept is None or await self._ground.holds(kept.grounds):
+            return kept
+        grounds = await self._ground.forward(kept.grounds)
+        if grounds is None:
+            return None
+        kept = Kept.of(grounds, kept.body)
+        await self._cache.put_bytes(key, kept.raw)
+        return kept
 
     async def _find_or_make(self, key: str, operation: Operation, context: Context) -> _Told:
         async def find() -> _Told | None:
@@ -393,9 +432,23 @@ class AnswersInFront:
         if entry.body is not None and (self._ground.is_known_to_hold(entry.stamp) or await self._holds(entry)):
             return entry.body
         raw = await self._cache.find_bytes(entry.key)
-        if raw is None or not raw.startswith(entry.head) or not await self._holds(entry):
+        if raw is None or not (raw.startswith(entry.head) or self._is_brought_forward(entry, raw)):
             return None
-        return {"type": "http.response.body", "body": raw[len(entry.head) :] if entry.has_body else b""}
+        if not await self._holds(entry):
+            return None
+        body = {"type": "http.response.body", "body": raw[len(entry.head) :] if entry.has_body else b""}
+        if entry.body is not None:
+            entry.body = body
+        return body
+
+    def _is_brought_forward(self, entry: _Entry, raw: bytes) -> bool:
+        """Tell whether what Redis has is the same answer on newer grounds, and note these if it is."""
+        kept = Kept.read(raw)
+        if kept is None or kept.grounds.digest != entry.grounds.digest:
+            return False
+        self.n_bytes += len(kept.head) - len(entry.head)
+        entry.head, entry.grounds = kept.head, kept.grounds
+        return True
 
     async def _holds(self, entry: _Entry) -> bool:
         if self._ground.is_known_to_hold(entry.stamp):

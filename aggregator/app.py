@@ -171,7 +171,7 @@ class Service:
     @property
     def ground(self) -> Ground:
         """What tells whether finished answers still hold."""
-        return Ground(self.controller.present, self.vocabulary)
+        return Ground(self.controller.present, self.vocabulary, self.catalogue)
 
     async def readyz(self, _request: Request) -> Response:
         """Tell whether the service can do its work, part by part."""

@@ -9,6 +9,7 @@ key                            what
 =============================  =================================================================================
 ``query:<id>``                 hash, one field per filter that was set, and the SHA-256 of the canonical form
 ``answer:<id>:<revs>``         hash, one field per part of the answer (summary, page, time line …), as JSON
+``latest:<id>:…``             for which revisions there are parts of the answer: key and revisions, as JSON
 ``bytes:<digest>``             the finished answer to an operation, behind what it rests on, see `aggregator.answers`
 ``lease:<name>``               who makes what is to be made once, as long as that one lives, see `aggregator.flights`
 ``progress:<export id>``       hash: files and bytes done, files failed
@@ -91,6 +92,13 @@ _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS
 _GIVE_UP = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('set', KEYS[1], '-', 'px', ARGV[2]) end"
 """A lease that has run out may be somebody else's by now."""
 
+_MOVE = """
+    if redis.call('exists', KEYS[1]) == 1 and redis.call('renamenx', KEYS[1], KEYS[2]) == 1 then
+        redis.call('expire', KEYS[2], ARGV[1])
+    end
+"""
+"""Only Redis can tell, without others in between, whether the one is still there and the other not yet."""
+
 
 class CacheManager:
     """What the service keeps in Redis."""
@@ -156,6 +164,26 @@ class CacheManager:
             await asyncio.gather(written, self._client.call("EXPIRE", name, self._answer_ttl_s))
 
         await self._try("hset", write, default=None)
+
+    async def find_latest(self, name: str) -> bytes | None:
+        """Return which parts were kept last of an answer, whatever it was as of."""
+        found: bytes | None = await self._try("get", lambda: self._client.call("GET", f"latest:{name}"), default=None)
+        return found
+
+    async def put_latest(self, name: str, value: bytes) -> None:
+        """Keep which parts were kept last."""
+        await self._try(
+            "set", lambda: self._client.call("SET", f"latest:{name}", value, "EX", self._answer_ttl_s), default=None
+        )
+
+    async def move_parts(self, old_key: str, new_key: str) -> None:
+        """Keep the parts of an answer as those of another one, in its place, unless that has some already."""
+
+        async def move() -> None:
+            keys = (f"answer:{old_key}", f"answer:{new_key}")
+            await self._client.call("EVAL", _MOVE, 2, *keys, self._answer_ttl_s)
+
+        await self._try("rename", move, default=None)
 
     async def find_bytes(self, key: str) -> bytes | None:
         """Return what is kept of a finished answer, None if it is not there."""

@@ -8,6 +8,7 @@ had on demand; the full response is an export, gathered by the workers while the
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -44,6 +45,9 @@ AsOf: TypeAlias = int | datetime | None
 MAX_FACET_VALUES = 1000
 """Most values of one facet."""
 
+MAX_FORWARDED = 10_000
+"""Answers of which it is remembered that they were brought forward, or cannot be."""
+
 PUBLIC = "public"
 """The rights set of everybody. It is part of every answer's key, so that sets can be told apart later."""
 
@@ -60,6 +64,8 @@ class CatalogueReader(Protocol):
     async def moment(self, as_of: int | datetime | None = ..., *, name: str = ...) -> Moment: ...
 
     async def time_of(self, revision: int) -> datetime | None: ...
+
+    async def is_untouched(self, asked: SearchQuery, since: Revisions, until: Revisions) -> bool: ...
 
     async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = ...) -> Summary: ...
 
@@ -145,6 +151,20 @@ class Answer:
         return f"{self.query.query_id}:{self.rights}:{moment}"
 
 
+class _Latest(msgspec.Struct, frozen=True, kw_only=True):
+    """Which parts of a question's answers were kept last."""
+
+    key: str
+    revisions: dict[str, int]
+
+
+def _read_latest(kept: bytes) -> _Latest | None:
+    try:
+        return msgspec.json.decode(kept, type=_Latest)
+    except msgspec.DecodeError:
+        return None
+
+
 def _log_look_up(answer: Answer, part: str) -> None:
     logger.debug("looking up %s", part, extra={"action": "look_up", "query_id": answer.query.query_id})
 
@@ -190,6 +210,7 @@ class CoreController:
     limits: AutoPrepareLimits
     present: Present = field(init=False)
     flights: Flights = field(init=False)
+    _forwarded: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         self.present = Present(self.catalogue, self.exports)
@@ -244,11 +265,41 @@ class CoreController:
 
     async def _find_in_cache(self, answer: Answer, part: str, kind: type[T]) -> T | None:
         found = await self.cache.find_part(answer.key, part)
+        if found is None and await self._bring_forward(answer):
+            found = await self.cache.find_part(answer.key, part)
         try:
             return None if found is None else msgspec.json.decode(found, type=kind)
         except msgspec.DecodeError:
             # Kept by another version of the service: as good as not kept.
             return None
+
+    async def _bring_forward(self, answer: Answer) -> bool:
+        """Take over what was kept of an earlier moment, if no file of the answer came or went since; once, if ever.
+
+        Tells whether there may be something now that was not there before.
+        """
+        if answer.is_past or answer.key in self._forwarded:
+            return False
+        return await self.flights.here(("forward", answer.key), lambda: self._forward(answer))
+
+    async def _forward(self, answer: Answer) -> bool:
+        self._forwarded[answer.key] = None
+        if len(self._forwarded) > MAX_FORWARDED:
+            self._forwarded.popitem(last=False)
+        name = f"{answer.query.query_id}:{answer.rights}:{len(answer.revisions)}"
+        kept = await self.cache.find_latest(name)
+        latest = None if kept is None else _read_latest(kept)
+        if latest is not None and latest.key == answer.key:
+            return False
+        until = dict(answer.revisions)
+        is_older = latest is not None and all(until.get(one, -1) >= at for one, at in latest.revisions.items())
+        if latest is not None and not is_older:
+            return False
+        is_same = latest is not None and await self.catalogue.is_untouched(answer.query, latest.revisions, until)
+        if latest is not None and is_same:
+            await self.cache.move_parts(latest.key, answer.key)
+        await self.cache.put_latest(name, msgspec.json.encode(_Latest(key=answer.key, revisions=until)))
+        return is_same
 
     # --- step 3: catalogue look-up -------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ from metadata_db.distribution import (
 )
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
 from metadata_db.filters import NAMED, build_filters
+from metadata_db.forwarding import Forwarding
 from metadata_db.found import FoundFile, make_found_file
 from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
@@ -120,6 +121,7 @@ class Catalogue:
         self.vocabulary = vocabulary
         self._alerts = AlertStore(database)
         self._look_ups = LookUps(database, vocabulary, self._alerts)
+        self._forwarding = Forwarding(database)
         self._tallies = Tallies(database, self._look_ups, memory_bytes=memory_bytes)
 
     async def warm_up(self) -> None:
@@ -203,6 +205,10 @@ class Catalogue:
         return await read_time(self._database, revision)
 
     # --- answers -------------------------------------------------------------------------------------------------
+
+    async def is_untouched(self, asked: SearchQuery, since: Revisions, until: Revisions) -> bool:
+        """Tell whether the answers as of two moments are surely the same; False may mean not known."""
+        return await self._forwarding.is_untouched(asked, since, until)
 
     async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = True) -> Summary:
         """Count the files of a question, their bytes, and their checksum, as of `revisions`.

@@ -1,8 +1,10 @@
 """Finished answers are told again byte for byte, and never when what they rest on has changed."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -239,6 +241,66 @@ async def test_a_facility_s_revision_is_told_anew_and_its_title_is_kept(site: Si
     await site.ingest(file_record("new.fits"))
     assert await site.is_hit(titles)
     assert await site.data(revisions) != before
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the service says of its work; it runs in this process."""
+    caplog.set_level(logging.DEBUG, logger="aggregator")
+    return caplog
+
+
+def count_said(log: pytest.LogCaptureFixture, start: str) -> int:
+    found = sum(record.getMessage().startswith(start) for record in log.records)
+    log.clear()
+    return found
+
+
+IN_JANUARY = 'filter: { facility: ["aurora"], time: { begin: "2019-01-01", end: "2019-02-01" } }, prepare: NEVER'
+
+
+def at(month: int, name: str = "new") -> FileRecord:
+    return file_record(f"{name}_{month}.fits", kind="events", time_begin=datetime(2019, month, 10, tzinfo=UTC))
+
+
+async def test_an_ingest_of_another_time_leaves_finished_answers_as_they_are(
+    site: Site, other_site: Site, log: pytest.LogCaptureFixture
+) -> None:
+    document = (
+        f"{{ search({IN_JANUARY}) {{ totalBytes files {{ nodes {{ path }} }} facets(by: [KIND]) {{ field }} }} }}"
+    )
+    await site.ingest(at(1))
+    before = await site.ask(document)
+    assert count_said(log, "executing") == 1
+    for month in (6, 7, 8):
+        await site.ingest(at(month))
+        assert (await site.ask(document)).content == before.content
+        assert await site.is_hit(document)
+    await asyncio.sleep(1.1)
+    assert (await other_site.ask(document)).content == before.content
+    assert count_said(log, "executing") == 0
+    await site.ingest(at(1, "another"))
+    after = await site.data(document)
+    assert len(after["search"]["files"]["nodes"]) == 2
+    assert count_said(log, "executing") == 1
+
+
+async def test_an_answer_that_tells_its_revision_is_made_again_of_parts_that_are_kept(
+    site: Site, log: pytest.LogCaptureFixture
+) -> None:
+    parts = "revision totalBytes facets(by: [KIND, LEVEL]) { field } timeline(bin: DAY)"
+    document = f"{{ search({IN_JANUARY}) {{ {parts} }} }}"
+    await site.ingest(at(1))
+    before = await site.data(document)
+    assert count_said(log, "looking up") == 3
+    await site.ingest(at(6))
+    after = await site.data(document)
+    assert count_said(log, "looking up") == 0
+    assert after["search"].pop("revision") > before["search"].pop("revision")
+    assert after == before
+    await site.ingest(at(1, "another"))
+    await site.data(document)
+    assert count_said(log, "looking up") == 3
 
 
 # --- what is not kept -------------------------------------------------------------------------------------------------
