@@ -25,8 +25,10 @@ import strawberry
 from graphql import OperationType, print_ast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aggregator.admission import Admission, BusyError
 from aggregator.api.context import Context, Footprint
 from aggregator.api.execution import Execution, Executor, Operation
+from aggregator.api.protocol import too_busy
 from aggregator.cache import CacheManager
 from aggregator.controller import PUBLIC
 from aggregator.flights import Flights
@@ -43,6 +45,9 @@ MAX_BODY_BYTES = 1_000_000
 
 MAX_REQUEST_BYTES = 64_000
 """Longest request that is recognised before it is parsed."""
+
+PATH = "/graphql"
+"""Where operations are asked, and documents that have an address of their own."""
 
 BODY_S = 1.0
 """A request whose body has not begun to come by then is handed on to where slow clients are dealt with."""
@@ -246,6 +251,7 @@ class KeptAnswers(Executor):
         cache: CacheManager,
         flights: Flights,
         ground: Ground,
+        admission: Admission,
         version: str = "",
         **options: Any,
     ) -> None:
@@ -253,6 +259,7 @@ class KeptAnswers(Executor):
         self._cache = cache
         self._flights = flights
         self._ground = ground
+        self._admission = admission
         self._version = hashlib.sha256(f"{version}\0{schema.as_str()}".encode()).digest()
         self._texts: OrderedDict[tuple[str, str | None], bytes | None] = OrderedDict()
 
@@ -260,7 +267,7 @@ class KeptAnswers(Executor):
         """Carry out a query or a mutation, see `Executor.execute`."""
         key = self.key_of(operation)
         if key is None:
-            return await super().execute(operation, context)
+            return await self._execute(operation, context)
         seen = _SEEN.get()
         flight = ("bytes", key, self._ground.generation)
         kept, execution = await self._flights.here(flight, lambda: self._find_or_make(key, operation, context))
@@ -327,12 +334,21 @@ class KeptAnswers(Executor):
         logger.debug("executing an operation", extra={"action": "execute", "operation": key})
         # Before: what joins meanwhile may be missing.
         facilities = await self._ground.count_facilities()
-        execution = await super().execute(operation, context)
+        execution = await self._execute(operation, context)
         footprint = execution.footprint
         is_lasting = not (execution.is_refused or execution.has_errors or footprint.is_passing or footprint.is_empty)
         if not is_lasting or len(execution.body) > MAX_BODY_BYTES:
             return None, execution
         return Kept.of(Grounds.of(execution.body, footprint, facilities=facilities), execution.body), execution
+
+    async def _execute(self, operation: Operation, context: Context) -> Execution:
+        """Execute an operation when it is its client's turn."""
+        seen = _SEEN.get()
+        try:
+            async with self._admission.turn("" if seen is None else seen.client):
+                return await super().execute(operation, context)
+        except BusyError as error:
+            raise too_busy() from error
 
 
 def _told_again(kept: Kept) -> Execution:
@@ -346,6 +362,7 @@ def _told_again(kept: Kept) -> Execution:
 class _Seen:
     """What became of a request further in: which kept answer was told."""
 
+    client: str
     key: str | None = None
     kept: Kept | None = None
 
@@ -403,7 +420,7 @@ class AnswersInFront:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
-        said = _said(scope) if scope["type"] == "http" and scope["path"].startswith("/graphql") else None
+        said = _said(scope) if scope["type"] == "http" and scope["path"].startswith(PATH) else None
         if said is None:
             await self._app(scope, receive, send)
             return
@@ -461,10 +478,12 @@ class AnswersInFront:
 
     async def _hand_on(self, request: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the service answer, and remember its answer if it is one that is kept."""
-        seen, sent = _Seen(), list[Message]()
+        client = scope.get("client")
+        seen, sent = _Seen(client=client[0] if client else ""), list[Message]()
 
         async def send_and_look(message: Message) -> None:
-            sent.append(message)
+            if len(sent) <= 2:  # of more than that nothing is kept
+                sent.append(message)
             await send(message)
 
         token = _SEEN.set(seen)

@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aggregator.admission import Admission
 from aggregator.answers import AnswersInFront, Ground, KeptAnswers
 from aggregator.api.connections import Places
 from aggregator.api.context import Context
@@ -164,6 +165,8 @@ class Service:
             cache=self.cache,
             flights=self.controller.flights,
             ground=self.ground,
+            # Twice as many as there are connections: while some wait for the database others write answers.
+            admission=Admission(2 * self.settings.pool_size),
             version=version,
             suggests=self.settings.graphql_suggestions,
         )

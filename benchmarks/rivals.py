@@ -22,6 +22,7 @@ from strawberry import Schema
 from strawberry.extensions import ParserCache, ValidationCache
 
 from aggregator.api.context import Context
+from aggregator.api.live import Live
 from aggregator.api.resolvers import Mutation, Query
 from aggregator.api.scalars import CONFIG
 from aggregator.app import Service
@@ -125,7 +126,7 @@ class _RememberingController(CoreController):
 @asynccontextmanager
 async def executed(settings: Settings, _content: bytes) -> AsyncIterator[Answer]:
     """Give the answer of Strawberry's own execution, with documents parsed and checked once and all looked up once."""
-    service = Service.build(settings)
+    service = Service.build(settings, Live())
     parser, validation = ParserCache(), ValidationCache()
     schema = Schema(query=Query, mutation=Mutation, config=CONFIG, extensions=[lambda: parser, lambda: validation])
     known = service.controller

@@ -33,9 +33,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "aggregator.resp": (),
     "aggregator.flights": ("aggregator.cache",),
     "aggregator.present": ("aggregator.staging.ledger", *CATALOGUE),
+    "aggregator.admission": (),
     "aggregator.answers": (
+        "aggregator.admission",
         "aggregator.api.context",
         "aggregator.api.execution",
+        "aggregator.api.protocol",
         "aggregator.cache",
         "aggregator.controller",
         "aggregator.flights",
@@ -75,6 +78,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *CATALOGUE,
     ),
     "aggregator.app": (
+        "aggregator.admission",
         "aggregator.answers",
         "aggregator.api",
         "aggregator.controller",

@@ -53,6 +53,7 @@ CODES: Mapping[str, Code] = {
     "HEAD_TOO_LARGE": Code("the address and the headers are too long", 431),
     "ADDRESS_TOO_LONG": Code("the address is too long; longer questions go by POST", 414),
     "UNSUPPORTED_MEDIA_TYPE": Code("the body is of another type than application/json, or packed", 415),
+    "BUSY": Code("more is asked than can be answered; ask again after `Retry-After`", 503),
     "TIMEOUT": Code("the answer was not ready in time; ask for less, or again in a moment", 503),
     "TOO_MANY_CONNECTIONS": Code("too many connections stay open; try again later", 503),
     "UNAVAILABLE": Code("the database does not answer or gave up; try again in a moment", 503),

@@ -448,6 +448,16 @@ def unknown_document(asked: Asked) -> RequestError:
     return RequestError(404, "PERSISTED_DOCUMENT_NOT_FOUND", message, field="document", value=digest)
 
 
+def too_busy() -> RequestError:
+    """Return the error of a request for which there is no room."""
+    return RequestError(
+        503,
+        "BUSY",
+        "more is asked than can be answered now; ask again in a moment",
+        headers=[(b"retry-after", str(RETRY_AFTER_S).encode())],
+    )
+
+
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 

@@ -389,6 +389,36 @@ def test_of_every_root_field_somebody_has_said_what_it_rests_on() -> None:
     assert fields == known
 
 
+# --- more than can be done ---
+
+
+@pytest.fixture
+def few_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aggregator.admission.MAX_WAITING", 5)
+
+
+async def test_when_too_much_is_asked_some_are_told_to_come_again_and_hits_are_not(
+    few_may_wait: None, site: Site, database: Database
+) -> None:
+    kept = await site.ask(NAMES)
+
+    def new(number: int) -> str:
+        return f'{{ search(filter: {{ path: ["*{number}*"] }}, prepare: NEVER) {{ totalCount {{ value }} }} }}'
+
+    async with database.transaction() as connection:
+        await connection.execute(text("lock table file in access exclusive mode"))
+        asking = [asyncio.create_task(site.ask(new(number))) for number in range(1000, 1060)]
+        refused, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        assert (await site.ask(NAMES)).content == kept.content
+        (first,) = [*refused][:1]
+        assert first.result().status_code == 503
+        assert int(first.result().headers["retry-after"]) > 0
+        assert first.result().json()["errors"][0]["extensions"]["code"] == "BUSY"
+    answers = await asyncio.gather(*asking)
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert (await site.data(new(1)))["search"]["totalCount"]["value"] == 1
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
