@@ -146,7 +146,7 @@ def load(
                 driver.commit()
         with connected(settings, autocommit=True) as driver, step("vacuum"):
             # Counts from indexes alone need to know which pages are visible to all.
-            driver.execute("vacuum (analyze) file, stratum, stratum_day, facet_month, facet_pair, sky_day, facility")
+            driver.execute("vacuum (analyze) file, stratum, stratum_day, facet_month, sky_day, facility")
     except BaseException:
         report.close()
         raise

@@ -22,7 +22,6 @@ from metadata_db.rollups import (
     REBUILD,
     count_days,
     count_facets,
-    count_pairs,
     count_sky,
     count_strata,
     last_changes,
@@ -415,18 +414,6 @@ _CHECKS: Sequence[_Check] = (
         + f" union all {_CHANGED_LATER}",
     ),
     _Check(
-        name="facet_pair",
-        compares="sums of each value under each other one against the files",
-        mend=Mend.ROLLUPS,
-        find=_compare_sums(
-            "facet_pair",
-            f"select * from facet_pair where {_OURS}",
-            count_pairs(_OURS),
-            ["field", "other_field", "facility_id", "value", "other_value"],
-            has_checksum=False,
-        ),
-    ),
-    _Check(
         name="sky_day",
         compares="sums of each day, stratum and cell of the sky against the files",
         mend=Mend.ROLLUPS,
@@ -595,5 +582,5 @@ def _rebuild(driver: Driver) -> str:
         facilities = driver.execute("select id, name from facility where revision > 0 order by id").fetchall()
         for number, name in facilities:
             _move_on(driver, name, number, {"rollups": 1})
-    driver.execute("vacuum (analyze) stratum, stratum_day, facet_month, facet_pair, sky_day")
+    driver.execute("vacuum (analyze) stratum, stratum_day, facet_month, sky_day")
     return f"roll-ups: counted anew, for all {len(facilities)} facilities that have files"

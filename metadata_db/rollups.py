@@ -23,8 +23,9 @@ DAY = f"coalesce(floor(extract(epoch from time_begin) / 86400)::int, {NO_DAY})"
 MONTH = f"coalesce((extract(year from time_begin) * 12 + extract(month from time_begin) - 1)::int, {NO_MONTH})"
 
 # The facility itself is a column of `facet_month`; the sums of all its files stand under the field ''.
-_CHOICES = ", ".join(f"('{name.removesuffix('_id')}', stratum.{name}::text)" for name in STRATUM_COLUMNS[1:])
-_VALUES = f"('', ''), {_CHOICES}"
+_VALUES = ", ".join(
+    ["('', '')", *(f"('{name.removesuffix('_id')}', stratum.{name}::text)" for name in STRATUM_COLUMNS[1:])]
+)
 
 _UPSERT = "files = {0}.files + excluded.files, bytes = {0}.bytes + excluded.bytes"
 _UPSERT_ALL = (
@@ -92,24 +93,6 @@ _FACETS = f"""
 """
 
 
-def _pair_sums(source: str) -> str:
-    """Return the rows of `facet_pair` of a source of sums by stratum."""
-    return f"""
-        select one.field, other.field as other_field, stratum.facility_id, one.value, other.value as other_value,
-            sum(delta.files) as files, sum(delta.bytes) as bytes
-        from ({source}) as delta join stratum on stratum.id = delta.stratum_id
-        cross join lateral (values {_CHOICES}) as one (field, value)
-        cross join lateral (values {_CHOICES}) as other (field, value)
-        where one.value is not null and other.value is not null and one.field <> other.field group by 1, 2, 3, 4, 5
-    """
-
-
-_PAIRS = f"""
-    insert into facet_pair
-    {_pair_sums("select stratum_id, sum(files) as files, sum(bytes) as bytes from delta group by 1")}
-    on conflict (field, other_field, facility_id, value, other_value) do update set {_UPSERT.format("facet_pair")}
-"""
-
 _SKY = f"""
     insert into sky_day select span.day, stratum_id, cell, sum(files), sum(bytes)
     from delta cross join lateral (values (delta.day), ({ALL_DAYS})) as span (day)
@@ -117,7 +100,7 @@ _SKY = f"""
     on conflict (day, stratum_id, cell) do update set {_UPSERT.format("sky_day")}
 """
 
-_STEPS: Sequence[str] = (_DELTA, _DAYS, _STRATA, _FACETS, _PAIRS, _SKY)
+_STEPS: Sequence[str] = (_DELTA, _DAYS, _STRATA, _FACETS, _SKY)
 
 
 async def add_up(execute: Execute, *, facility_id: int, revision: int) -> None:
@@ -163,13 +146,6 @@ def last_changes(within: str = "true") -> str:
     """
 
 
-def count_pairs(within: str = "true") -> str:
-    """Return what `facet_pair` has to say, counted from the files of a condition."""
-    return _pair_sums(
-        f"select stratum_id, count(*) as files, sum(size_bytes) as bytes from file where {within} group by 1"
-    )
-
-
 def count_sky(within: str = "true") -> str:
     """Return what `sky_day` has to say, counted from the files of a condition."""
     return f"""
@@ -190,7 +166,6 @@ _MONTHS_OF_DAYS = f"select stratum_id, {_DAY_MONTH} as month, {_ALL_SUMS.format(
 REBUILD: Sequence[str] = (
     "delete from stratum_day",
     "delete from facet_month",
-    "delete from facet_pair",
     "delete from sky_day",
     # In the order of days, in which they are read.
     f"insert into stratum_day {count_days()} order by 1, 2",
@@ -200,7 +175,6 @@ REBUILD: Sequence[str] = (
     # What is counted anew may be what somebody keeps otherwise: it is of the revision that will say so.
     f"insert into facet_month select found.*, facility.revision + 1 from ({_facet_sums(_MONTHS_OF_DAYS)}) as found"
     " join facility on facility.id = found.facility_id",
-    f"insert into facet_pair {_pair_sums('select id as stratum_id, files, bytes from stratum where files <> 0')}",
     f"insert into sky_day {count_sky()} order by 1",
 )
 """Counts everything anew; the writers of all facilities must be locked out. Searches go on meanwhile and see what was:

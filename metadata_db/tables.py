@@ -372,19 +372,7 @@ facet_month = Table(
     Column("value", Text, primary_key=True),
     *_sums(),
     # The last one of the facility that changed a file of the month; of the field '', which is asked for it.
-    Column("revision", BigInteger, nullable=False, server_default=text("0")),
-)
-
-facet_pair = Table(
-    "facet_pair",
-    metadata,
-    # For the whole life: by one field under a choice in another one.
-    Column("field", Text, primary_key=True),
-    Column("other_field", Text, primary_key=True),
-    Column("facility_id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("value", Text, primary_key=True),
-    Column("other_value", Text, primary_key=True),
-    *_sums(has_checksum=False),
+    Column("revision", BigInteger, nullable=False),
 )
 
 sky_day = Table(

@@ -41,7 +41,6 @@ TOLD: Mapping[str, str] = {
     "stratum_day": "select * from stratum_day",
     # When a month changed last depends on in how many steps it was filled.
     "facet_month": "select *, 0 as revision from facet_month",
-    "facet_pair": "select * from facet_pair",
     "sky_day": "select * from sky_day",
     "facility": "select * from facility order by id",
     "change": "select * from change order by id",
@@ -155,7 +154,7 @@ async def test_what_it_leaves_comes_after_it(
     report = await load_in_bulk(other_url, write(tmp_path, *records, more=bad))
     assert (report.received, report.added, report.left) == (5, 2, 3)
     expected, found = all_of(database_url), all_of(other_url)
-    for name in ("stratum", "stratum_day", "facet_month", "facet_pair", "replica", "dead_letter"):
+    for name in ("stratum", "stratum_day", "facet_month", "replica", "dead_letter"):
         assert found[name] == expected[name], name
     assert [row["path"] for row in found["file"]] == ["a", "copied", "z"]
     assert [row["revision"] for row in found["facility"]] == [2, 0]

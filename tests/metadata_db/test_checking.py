@@ -105,13 +105,13 @@ MENDABLE = {
     ),
     "the stratum is another": (
         "update file set stratum_id = (select min(id) from stratum where level = 'DL1') where path = 'run_3'",
-        {"stratum_id", "stratum", "stratum_day", "facet_month", "facet_pair"},
+        {"stratum_id", "stratum", "stratum_day", "facet_month"},
         "file aurora-disk/run_3: stratum ",
         1,
     ),
     "the stratum is none": (
         "update file set stratum_id = 999 where path = 'run_30'",
-        {"stratum_id", "stratum", "stratum_day", "facet_month", "facet_pair", "orphans"},
+        {"stratum_id", "stratum", "stratum_day", "facet_month", "orphans"},
         "file aurora-disk/run_30: stratum 999",
         1,
     ),
@@ -201,7 +201,7 @@ UNMENDABLE = {
         "drop index file_storage_id_path_key;"
         "create temporary table twin as select * from file where path = 'run_39';"
         "update twin set id = 5000; insert into file overriding system value select * from twin",
-        {"lives", "stratum", "stratum_day", "facet_month", "facet_pair"},
+        {"lives", "stratum", "stratum_day", "facet_month"},
         "file aurora-disk/run_39: lives 2 times",
     ),
     "an ended version lives on": (

@@ -332,7 +332,7 @@ class World:
         """Empty the catalogue, take the batches one after another, and return the same life in plain Python."""
         async with self.database.transaction() as connection:
             await connection.execute(text("truncate file, file_history, replica, change, export_file"))
-            await connection.execute(text("truncate stratum_day, facet_month, facet_pair, sky_day"))
+            await connection.execute(text("truncate stratum_day, facet_month, sky_day"))
             await connection.execute(
                 text("update stratum set files = 0, bytes = 0, fingerprint_high = 0, fingerprint_low = 0")
             )
