@@ -12,10 +12,6 @@ from metadata_db.tables import ALL_DAYS, ALL_MONTHS, HPX_ORDER, NO_DAY, NO_MONTH
 
 Execute: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
-FACETS = tuple(name.removesuffix("_id") for name in STRATUM_COLUMNS)
-"""Fields that files can be counted by."""
-
-
 CELL_SHIFT = 2 * (HPX_ORDER - SKY_ORDER)
 """Bits by which a cell of `sky_day` is coarser than `file.hpx`."""
 
