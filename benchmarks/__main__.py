@@ -1,7 +1,7 @@
 """`python -m benchmarks`: prints figures, with the machine they belong to. It never judges them."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks import archives, extraction, ingest, lookups, migration, pgstac, search, stac, staging, writes
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
+from benchmarks.questions import KINDS
 from benchmarks.service import running_servers
 
 TABLE_WIDTH = 240
@@ -47,6 +48,13 @@ TABLE_WIDTH = 240
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="How often all is measured.")
 @click.option("--questions", type=click.IntRange(1), default=20, show_default=True, help="Look-ups of each kind.")
 @click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(list(KINDS)),
+    help="Kind of look-up; may be repeated.  [default: all]",
+)
+@click.option(
     "--limit-s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Longest load of searches."
 )
 @click.option(
@@ -63,6 +71,7 @@ def main(
     samples: float,
     repeats: int,
     questions: int,
+    kinds: Sequence[str],
     limit_s: float,
     data_dir: Path | None,
     json_file: Path | None,
@@ -97,7 +106,8 @@ def main(
         if which in ("ingest", "all"):
             show(ingest.run(servers, n_files=files, repeats=repeats))
         if which in ("lookups", "all"):
-            show(*lookups.run(servers, n_files=files, repeats=repeats, questions=questions))
+            wanted = kinds or list(KINDS)
+            show(*lookups.run(servers, n_files=files, repeats=repeats, questions=questions, wanted=wanted))
         if which in ("writes", "all"):
             show(*writes.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
         if which in ("history", "all"):

@@ -62,8 +62,13 @@ COUNTED_AHEAD = ("facility and month", "season, all facilities", "everything")
 T = TypeVar("T")
 
 
-def run(servers: Servers, *, n_files: int, repeats: int, questions: int) -> list[Table]:
-    """Measure look-ups among `n_files` files: `questions` of each kind a repeat."""
+def run(
+    servers: Servers, *, n_files: int, repeats: int, questions: int, wanted: Sequence[str] = tuple(KINDS)
+) -> list[Table]:
+    """Measure look-ups among `n_files` files: `questions` of each of the `wanted` kinds a repeat.
+
+    Other ways are measured only beside all kinds.
+    """
     facilities = make_facilities(n_files)
     settings = servers.settings_of(f"lookups_{n_files}")
     name = settings.data_dir.name
@@ -73,19 +78,21 @@ def run(servers: Servers, *, n_files: int, repeats: int, questions: int) -> list
         fill(servers.data_dir, settings.catalogue, facilities)
     with servers.connect(name) as connection, asyncio.Runner() as runner:
         measuring = _Measuring(Database(settings.catalogue), facilities, connection, questions)
-        kinds: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
+        kinds: dict[str, list[Sample]] = {kind: [] for kind in wanted}
         compared: dict[str, list[Sample]] = {}
         ahead = runner.run(measuring.fetch_ahead())
         for repeat in range(repeats):
             for kind, samples in kinds.items():
                 samples.append(runner.run(measuring.look_up(kind, f"{kind} {repeat}")))
+            if len(wanted) < len(KINDS):
+                continue
             for kind in COUNTED_AHEAD:
                 label = f"{kind}: count"
                 compared.setdefault(label, []).append(runner.run(measuring.against_scan(kind, f"scan {repeat}")))
             label = "facility and month: page"
             compared.setdefault(label, []).append(runner.run(measuring.against_hand(f"hand {repeat}")))
         runner.run(measuring.close())
-    return [
+    tables = [
         Table(
             title=f"Fetching ahead among {n_files:,} files",
             rows=(gather("sums of strata and days", [ahead]),),
@@ -105,6 +112,7 @@ def run(servers: Servers, *, n_files: int, repeats: int, questions: int) -> list
             notes=("ratio: time of the other way ÷ time of ours for counts, ours ÷ the other's for the page",),
         ),
     ]
+    return tables if compared else tables[:1]
 
 
 def fill(folder: Path, catalogue: CatalogueSettings, facilities: Sequence[GeneratedFacility]) -> None:

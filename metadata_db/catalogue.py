@@ -8,6 +8,7 @@ the first, so that count, facets and pages of one answer always belong together.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -50,6 +51,7 @@ from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionErr
 from metadata_db.filters import NAMED, build_filters
 from metadata_db.forwarding import Forwarding
 from metadata_db.found import FoundFile, make_found_file
+from metadata_db.leading import Lead
 from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
 from metadata_db.moments import Moment, read_moment, read_revision, read_time
@@ -242,17 +244,25 @@ class Catalogue:
         async def look_up(view: View) -> Page:
             choice = await self._look_ups.choose(view)
             way = choice.way if choice.is_short else None
-            is_rare = way is None and await self._look_ups.is_rare(view)
-            statement = page_statement(
-                view.filters, order, first, behind, way=way, is_rare=is_rare, is_past=view.is_past
-            )
-            rows = await self._look_ups.read(view, statement)
+            lead = None if way is not None else await self._look_ups.find_lead(view, order, behind)
+            make = partial(page_statement, view.filters, order, first, behind, way=way, is_past=view.is_past)
+            if lead is not None and lead.is_rare:
+                lead = await self._lead_by_days(view, lead)
+            rows = await self._look_ups.read(view, make(lead=lead))
+            if lead is not None and lead.is_cut and len(rows) <= first:
+                is_ahead = not view.filters.particular
+                lead = await self._lead_by_days(view, lead) if is_ahead else replace(lead, most=None)
+                rows = await self._look_ups.read(view, make(lead=lead))
             found = [
                 make_found_file(row, _cursor_of(row, order, asked.query_id), view.vocabulary) for row in rows[:first]
             ]
             return Page(files=found, has_next=len(rows) > first)
 
         return await self._look_ups.as_of(asked, revisions, look_up)
+
+    async def _lead_by_days(self, view: View, lead: Lead) -> Lead:
+        """Return how a walk is led by the days on which there are files of the strata that match."""
+        return replace(lead, is_rare=True, strata=(await self._tallies.get(view, exact=True)).strata())
 
     async def facets(
         self,

@@ -1,8 +1,9 @@
 """Conditions for files that coincide with other files, or with alerts.
 
 What a file may coincide with is first of all a set of intervals: each of the others, made wider by the time that is
-allowed. Without a direction that is all, and one range operator decides for a file. With one, and where a file might
-coincide with itself alone, the others are looked at one by one, but only for files that pass the intervals.
+allowed. Without a direction that is all, and one range operator decides for a file: one that is among the others itself
+must meet what at least two of them cover, as its own interval is one. With a direction the others are looked at one by
+one, but only for files that pass the intervals.
 """
 
 import re
@@ -44,8 +45,6 @@ class NearAlerts:
     ----------
     condition
         On a file, whose alias is ``{t}``.
-    source
-        Intervals and directions as rows of (begins, overs, ra, dec), for a way to the files by an index.
     """
 
     def __init__(self, wanted: Coincidence, alerts: Sequence[Alert]) -> None:
@@ -53,14 +52,14 @@ class NearAlerts:
         spans = [(alert.time - margin, alert.time + MICROSECOND + margin) for alert in alerts]
         if wanted.within_deg is None:
             joined = _join(spans)
+            overs = [over for _, over in joined]
             self.values: dict[str, Any] = {
                 "alert_begins": [begin for begin, _ in joined],
-                "alert_overs": [over for _, over in joined],
+                "alert_overs": overs,
+                "alert_afters": [_shift(joined[0][0], -2 * DAY), *overs[:-1]],
                 "alert_spans": _multirange(joined),
+                "alert_step": max(1, len(joined) // _THINNED),
             }
-            self.source = "unnest(%(alert_begins)s::timestamptz[], %(alert_overs)s::timestamptz[])"
-            self.columns = "(begins, overs)"
-            self.angle = ""
             self.condition = f"{_HAS_TIME} and {_SPAN} && %(alert_spans)s::tstzmultirange"
             return
         self.values = {
@@ -71,35 +70,79 @@ class NearAlerts:
             "alert_spans": _multirange(_join(spans)),
             "alert_within": wanted.within_deg,
         }
-        self.source = (
-            "unnest(%(alert_begins)s::timestamptz[], %(alert_overs)s::timestamptz[], %(alert_ra)s::float8[],"
-            " %(alert_dec)s::float8[])"
-        )
-        self.columns = "(begins, overs, ra, dec)"
-        self.angle = separated("{t}", "alert.ra", "alert.dec", "%(alert_within)s")
         self.condition = (
-            f"{_HAS_TIME} and {_SPAN} && %(alert_spans)s::tstzmultirange"
-            f" and exists (select from {self.source} as alert {self.columns}"
-            f" where {{t}}.time_begin < alert.overs and {{t}}.time_over > alert.begins and {self.angle})"
+            f"{_HAS_TIME} and {_SPAN} && %(alert_spans)s::tstzmultirange and exists (select from {_DIRECTED_ALERTS}"
+            f" where {{t}}.time_begin < alert.overs and {{t}}.time_over > alert.begins and {_ANGLE})"
         )
 
-    @property
-    def way(self) -> str:
-        """Condition of a way to the files: by their numbers, found by an index for each alert."""
-        begun = "found.time_begin < alert.overs and found.time_over > alert.begins"
-        angle = f" and {self.angle.format(t='found')}" if self.angle else ""
-        return f"""
-            f.id = any(array(
-                select found.id from {self.source} as alert {self.columns} cross join lateral (
-                    (select found.id from file as found where found.facility_id = any(%(facilities)s) and {begun}
-                        and found.time_begin > alert.begins - %(lookback)s{angle} offset 0)
-                    union all
-                    (select found.id from file as found where found.time_over - found.time_begin > interval '1 day'
-                        and tstzrange(found.time_begin, found.time_over) @> alert.begins
-                        and found.time_begin <= alert.begins - %(lookback)s{angle} offset 0)
-                ) as found
-            ))
-        """
+
+_THINNED = 50
+"""Alerts around which files are counted to know how many there are around all."""
+
+_ANGLE = separated("{t}", "alert.ra", "alert.dec", "%(alert_within)s")
+
+_DIRECTED_ALERTS = (
+    "unnest(%(alert_begins)s::timestamptz[], %(alert_overs)s::timestamptz[], %(alert_ra)s::float8[],"
+    " %(alert_dec)s::float8[]) as alert (begins, overs, ra, dec)"
+)
+
+AROUND_DIRECTED_ALERTS = f"""
+    f.id = any(array(
+        select found.id from {_DIRECTED_ALERTS} cross join lateral (
+            (select found.id from file as found where found.facility_id = any(%(facilities)s)
+                and found.time_begin < alert.overs and found.time_over > alert.begins
+                and found.time_begin > alert.begins - %(lookback)s and {_ANGLE.format(t="found")} offset 0)
+            union all
+            (select found.id from (
+                select * from file as found where {_IS_LONG.format(t="found")}
+                    and {_SPAN.format(t="found")} @> alert.begins offset 0
+            ) as found where found.time_begin <= alert.begins - %(lookback)s and {_ANGLE.format(t="found")})
+        ) as found
+    ))
+"""
+"""Condition on files ``f`` around alerts that have a direction: their numbers, found by an index for each alert."""
+
+_ALERTS = (
+    "unnest(%(alert_begins)s::timestamptz[], %(alert_overs)s::timestamptz[], %(alert_afters)s::timestamptz[])"
+    " with ordinality as alert (begins, overs, after, at)"
+)
+
+_AROUND = f"""
+    select * from file as found where found.facility_id = any(%(facilities)s)
+        and found.time_begin < alert.overs and found.time_over > alert.begins
+        and found.time_begin > alert.begins - %(lookback)s and found.time_begin >= alert.after
+        and not {_IS_LONG.format(t="found")}
+"""
+"""Files of at most a day around an alert that are not around an earlier one: one that is began before that is over."""
+
+LONG_AROUND_ALERTS = f"""
+    (select * from file as found where {_IS_LONG.format(t="found")}
+        and {_SPAN.format(t="found")} && %(alert_spans)s::tstzmultirange offset 0) as f
+"""
+"""Files of more than a day around any alert."""
+
+AROUND_ALERTS = f"""
+    (
+        select f.* from {_ALERTS} cross join lateral ({_AROUND} offset 0) as f
+        union all select f.* from {LONG_AROUND_ALERTS}
+    ) as f
+"""
+"""Files around alerts that have no direction, each once; by the indexes on begins."""
+
+AROUND_SOME_ALERTS = f"""
+    (
+        select f.* from (select * from {_ALERTS} where mod(alert.at, %(alert_step)s::int8) = 0) as alert
+        cross join lateral ({_AROUND} offset 0) as f
+    ) as f
+"""
+"""Files around one alert in ``alert_step``, without long ones."""
+
+ALONG_ALERTS = f"""
+    (select * from {_ALERTS} order by alert.begins{{direction}} offset 0) as alert cross join lateral (
+        {_AROUND} order by found.time_begin{{direction}}, found.id{{direction}} offset 0
+    ) as f
+"""
+"""Files of at most a day around alerts that have no direction, in the order of their begin."""
 
 
 class NearFiles:
@@ -107,8 +150,12 @@ class NearFiles:
 
     Parameters
     ----------
-    others
-        FROM clause and conditions of the others, whose alias is ``o``.
+    table
+        Where the others are.
+    conditions
+        On a file, whose alias is ``{t}``, to be one of the others.
+    life
+        Conditions on the others alone, that they lived at the moment in question.
     interval
         Interval that the files themselves are asked for.
     is_apart
@@ -119,8 +166,9 @@ class NearFiles:
         self,
         wanted: Coincidence,
         *,
-        source: str,
+        table: str,
         conditions: Sequence[str],
+        life: Sequence[str] = (),
         lookback: timedelta,
         interval: Interval | None,
         is_apart: bool,
@@ -131,20 +179,23 @@ class NearFiles:
             "near_lookback": lookback + margin,
             "near_within": wanted.within_deg,
         }
-        own = " and ".join(("o.time_begin is not null", *conditions))
-        spans = self._spans(source, own, interval, margin)
-        exists = self._exists(source, own, is_angled=wanted.within_deg is not None)
+        among = " and ".join((_HAS_TIME, *conditions))
+        own = " and ".join((among, *life)).format(t="o")
+        exists = self._exists(table, own, is_angled=wanted.within_deg is not None)
         is_long = _IS_LONG.format(t="{t}")
-        if is_apart and wanted.within_deg is None:
-            # Long files reach out of what is looked at around the interval.
-            quick = f"{_SPAN} && {spans}"
-            near = quick if interval is None else f"case when {is_long} then {exists} else {quick} end"
+        spans = self._spans(table, own, interval, margin)
+        meets = f"{_SPAN} && {_covered(spans, by=1)}"
+        if wanted.within_deg is None and not is_apart:
+            meets = f"case when {among} then {_SPAN} && {_covered(spans, by=2)} else {meets} end"
+        if wanted.within_deg is not None:
+            near = f"({is_long} or {meets}) and {exists}"
         else:
-            near = f"({is_long} or {_SPAN} && {spans}) and {exists}"
+            # Long files reach out of what is looked at around the interval.
+            near = meets if interval is None else f"case when {is_long} then {exists} else {meets} end"
         self.condition = f"{_HAS_TIME} and {near}"
 
-    def _spans(self, source: str, own: str, interval: Interval | None, margin: timedelta) -> str:
-        """Return the intervals near others: of all of them, or of those near which a file of the interval can be.
+    def _spans(self, table: str, own: str, interval: Interval | None, margin: timedelta) -> str:
+        """Return a source of intervals near others: of all, or of those near which a file of the interval can be.
 
         A file of at most a day in the interval ends at most a day after it, and begins at most a day before it.
         """
@@ -156,12 +207,12 @@ class NearFiles:
         if interval is not None and interval.begin is not None:
             self.values["near_begin"] = _shift(interval.begin, -(DAY + margin))
             recent = " and o.time_begin > %(near_begin)s - %(near_lookback)s and o.time_over > %(near_begin)s"
-            earlier = "o.time_begin <= %(near_begin)s - %(near_lookback)s and o.time_over > %(near_begin)s"
-            long = [f"select {span} from {source} where {own}{until} and {_IS_LONG.format(t='o')} and {earlier}"]
-        parts = [f"select {span} from {source} where {own}{until}{recent}", *long]
-        return f"(select range_agg(span) from ({' union all '.join(parts)}) as near)"
+            going_on = _long_others(table, f"{_SPAN.format(t='o')} @> %(near_begin)s")
+            long = [f"select {span} from {going_on} where {own} and o.time_begin <= %(near_begin)s - %(near_lookback)s"]
+        parts = [f"select {span} from {table} as o where {own}{until}{recent}", *long]
+        return " union all ".join(parts)
 
-    def _exists(self, source: str, own: str, *, is_angled: bool) -> str:
+    def _exists(self, table: str, own: str, *, is_angled: bool) -> str:
         """Return the condition that there is another file near: one found by looking back, or a long one."""
         angle = separated("{t}", "o.ra_deg", "o.dec_deg", "%(near_within)s")
         near = (
@@ -169,13 +220,33 @@ class NearFiles:
             f" and o.time_over > {{t}}.time_begin - %(near_margin)s"
             f"{f' and o.dec_deg is not null and {angle}' if is_angled else ''}"
         )
-        recent = "o.time_begin > {t}.time_begin - %(near_lookback)s"
-        around = "tstzrange({t}.time_begin - %(near_margin)s, {t}.time_over + %(near_margin)s)"
-        long = f"{_IS_LONG.format(t='o')} and tstzrange(o.time_begin, o.time_over) && {around}"
-        return (
-            f"(exists (select from {source} where {near} and {recent})"
-            f" or exists (select from {source} where {near} and {long}))"
+        recent = (
+            f"(select * from {table} as o where o.facility_id = any(%(other_facilities)s)"
+            " and o.time_begin < {t}.time_over + %(near_margin)s"
+            " and o.time_begin > {t}.time_begin - %(near_lookback)s offset 0) as o"
         )
+        around = "tstzrange({t}.time_begin - %(near_margin)s, {t}.time_over + %(near_margin)s)"
+        long = _long_others(table, f"{_SPAN.format(t='o')} && {around}")
+        return f"(exists (select from {recent} where {near}) or exists (select from {long} where {near}))"
+
+
+def _long_others(table: str, condition: str) -> str:
+    """Return the FROM clause of the files of more than a day, by the index that they have of their own."""
+    return f"(select * from {table} as o where {_IS_LONG.format(t='o')} and {condition} offset 0) as o"
+
+
+def _covered(spans: str, *, by: int) -> str:
+    """Return what at least one, or at least two, of some intervals cover, as a multirange.
+
+    Of the intervals that hold a moment one begins last, and another one, which began before, reaches beyond the moment.
+    """
+    if by == 1:
+        return f"(select range_agg(span) from ({spans}) as near)"
+    reached = "max(upper(span)) over (order by lower(span) rows between unbounded preceding and 1 preceding)"
+    return (
+        f"(select range_agg(span * tstzrange(lower(span), greatest(lower(span), reached)))"
+        f" from (select span, {reached} as reached from ({spans}) as each) as near where reached is not null)"
+    )
 
 
 def renamed(text: str, prefix: str) -> str:

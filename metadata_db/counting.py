@@ -15,21 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from metadata_db.filters import Filters, Values, Way, in_interval, together
+from metadata_db.filters import LONG_FILES, Filters, Values, Way, in_interval, together
 from metadata_db.query import Interval
 from metadata_db.sums import TOLD, gathered, told_by_files
-from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, IS_LONG, NO_DAY, SAMPLE_SLOT
+from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, NO_DAY, SAMPLE_SLOT
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 FIRST_DAY, LAST_DAY = NO_DAY + 2, 2**31 - 1
 """Days before and after all that there are."""
-
-SAMPLE_SHARE = 256
-"""One file in so many is in the sample."""
-
-SAMPLE_SLOTS = 16
-"""Parts into which the sample is cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,14 +147,6 @@ def _edge_conditions(interval: Interval, span: Span) -> list[list[str]]:
     return found
 
 
-LONG_FILES = f"""
-    (select found.* from file as found where {IS_LONG.replace("time_", "found.time_")}
-        and tstzrange(found.time_begin, found.time_over) @> %(time_begin)s
-        and found.time_begin <= %(time_begin)s - %(lookback)s offset 0) as f
-"""
-"""Files that began before an interval, too early to be found by looking back, and are not over yet; by an index."""
-
-
 def in_time(filters: Filters) -> list[tuple[str, list[str]]]:
     """Return FROM clause and conditions of the one or two index ranges that together hold the files of the interval."""
     interval = filters.interval
@@ -236,7 +222,8 @@ def with_blocks(sums: str, filters: Filters, *, by_day: bool = False) -> Stateme
 
 def found_by(way: Way, filters: Filters, *, life: Sequence[str] = (), shape: Shape = STRATA) -> str:
     """Source of the files that lie on a way and match: an index range, and everything else tested file by file."""
-    conditions = [*in_interval(filters), *(text.format(t="f") for text in filters.particular.values()), *life]
+    others = (text.format(t="f") for name, text in filters.particular.items() if name != way.decides)
+    conditions = [*in_interval(filters), *others, *life]
     fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
     return _summed_rows(fenced, ["f.facility_id = any(%(facilities)s)", *conditions], shape=shape)
 
@@ -247,15 +234,26 @@ def found_in_time(filters: Filters, *, life: Sequence[str] = (), shape: Shape = 
     return [_summed_rows(source, [*part, *conditions, *life], shape=shape) for source, part in in_time(filters)]
 
 
-def found_in_sample(filters: Filters, slots: Sequence[int], *, shape: Shape = STRATA) -> str:
-    """Source of the files of the sample that match; each stands for many."""
-    in_sample = IN_SAMPLE.replace("fingerprint_low", "f.fingerprint_low")
-    slot = SAMPLE_SLOT.replace("fingerprint_low", "f.fingerprint_low")
-    conditions = [
-        "f.facility_id = any(%(facilities)s)",
-        in_sample,
-        f"({slot}) = any(%(slots)s::int8[])",
-        *in_interval(filters),
-        *(text.format(t="f") for text in filters.particular.values()),
+def found_in_sample(filters: Filters, *, way: Way | None = None, shape: Shape = STRATA) -> list[str]:
+    """Return sources of the files of the ``slots`` of the sample that match; each stands for many.
+
+    Parameters
+    ----------
+    way
+        The index to find those of the sample by; None looks at all of the facilities in the interval.
+    """
+    conditions = [text.format(t="f") for text in filters.particular.values()]
+    if way is not None and way.sample is not None:
+        ours = ["f.facility_id = any(%(facilities)s)", *in_interval(filters), *conditions]
+        return [_summed_rows(way.sample.format(chosen=together(in_sample("found"))), ours, shape=shape)]
+    chosen = in_sample("f")
+    return [_summed_rows(source, [*part, *chosen, *conditions], shape=shape) for source, part in in_time(filters)]
+
+
+def in_sample(alias: str) -> list[str]:
+    """Return the conditions for being in the chosen ``slots`` of the sample."""
+    qualified = f"{alias}.fingerprint_low"
+    return [
+        IN_SAMPLE.replace("fingerprint_low", qualified),
+        f"({SAMPLE_SLOT.replace('fingerprint_low', qualified)}) = any(%(slots)s::int8[])",
     ]
-    return _summed_rows("file f", conditions, shape=shape)

@@ -156,12 +156,20 @@ async def _load_arrays(connection: "psycopg.AsyncConnection[Any]") -> None:
         connection.adapters.register_loader(connection.adapters.types.get_oid(name), loader)
 
 
+_TOO_LONG = (
+    "the question took the catalogue's database too long and was given up: ask for less, such as a shorter time, or in"
+    " a quieter moment"
+)
+
+
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
     """Turn the driver's "cannot now" into `UnavailableError`; everything else is a defect and passes through."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError, PoolTimeout, psycopg.OperationalError) as error:
+        if isinstance(getattr(error, "orig", error), psycopg.errors.QueryCanceled):
+            raise UnavailableError(_TOO_LONG) from error
         raise UnavailableError("the catalogue's database does not answer, try again in a moment") from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -189,6 +189,6 @@ def spread_found(kind: Distribution, filters: Filters, choice: Choice, *, is_pas
 def spread_sampled(kind: Distribution, filters: Filters, choice: Choice) -> tuple[Statement, float]:
     """Return the distribution of a sample, and how many files each of it stands for."""
     slots, weight = sample(choice)
-    source = found_in_sample(filters, slots, shape=_shape(kind, filters))
-    text = kind.finish(_spread(filters, [source]))
+    sources = found_in_sample(filters, way=choice.sampled, shape=_shape(kind, filters))
+    text = kind.finish(_spread(filters, sources))
     return Statement(text=text, values=filters.values | {"slots": slots}), weight

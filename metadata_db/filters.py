@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from metadata_db.coincidence import NearAlerts, NearFiles, renamed, separated
+from metadata_db.coincidence import (
+    ALONG_ALERTS,
+    AROUND_ALERTS,
+    AROUND_DIRECTED_ALERTS,
+    AROUND_SOME_ALERTS,
+    LONG_AROUND_ALERTS,
+    NearAlerts,
+    NearFiles,
+    renamed,
+    separated,
+)
 from metadata_db.query import (
     Alert,
     AttributeFilter,
@@ -23,7 +33,8 @@ from metadata_db.query import (
     SearchQuery,
     glob_to_regex,
 )
-from metadata_db.sky import cone_ranges
+from metadata_db.sky import cone_ranges, cut_at_cells
+from metadata_db.tables import CONE_CELL, IN_SAMPLE, IS_LONG, SAMPLE_SHARE
 from metadata_db.vocabulary import Vocabulary
 
 Values: TypeAlias = dict[str, Any]
@@ -54,6 +65,18 @@ class Way:
     condition: str
     is_few: bool = False
     """Whether it surely leads to few files, so that nobody need count them first."""
+    sample: str | None = None
+    """FROM clause in which ``f`` is the files of the sample on this way; ``{chosen}`` narrows the sample ``found``."""
+    part: str | None = None
+    """FROM clause of a part of the way, by which its length is told, if counting all of it takes long."""
+    part_of: int = 1
+    """How many parts of that length the way has."""
+    in_order: tuple[str, str] | None = None
+    """FROM clauses of most files of the way in the order of their begin, ``{direction}``, and of the others in none."""
+    decides: str | None = None
+    """Filter that all files of the way match."""
+    is_covered: bool = False
+    """Whether the way goes by the index that has most of what is asked of files, see `Filters.is_covered`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +98,8 @@ class Filters:
     """Filter → condition on a file."""
     ways: Mapping[str, Way]
     """Filter → way to the files that match it."""
+    is_covered: bool = False
+    """Whether the index on facility and begin has all that decides whether a file matches, and that is summed up."""
     values: Values = field(default_factory=dict)
 
     def on_files(self, alias: str = "f") -> list[str]:
@@ -124,7 +149,7 @@ def build_filters(
     if asked.energy is not None:
         building.add_energy(asked.energy)
     if asked.cone is not None:
-        building.add_cone(asked.cone)
+        building.add_cone(asked.cone, asked.time)
     if asked.attributes:
         building.add_attributes(asked.attributes)
     if asked.path:
@@ -146,6 +171,7 @@ def build_filters(
         counted=building.counted,
         particular=building.particular,
         ways=building.ways,
+        is_covered=building.particular.keys() <= building.covered,
         values=building.values | {"facilities": numbers, "lookback": lookback},
     )
 
@@ -157,6 +183,7 @@ class _Building:
         self.counted: dict[str, str] = {}
         self.particular: dict[str, str] = {}
         self.ways: dict[str, Way] = {}
+        self.covered: set[str] = set()
         self.values: Values = {}
 
     def add(self, name: str, condition: str, **values: Any) -> None:
@@ -197,8 +224,9 @@ class _Building:
         if energy.max_ev is not None:
             parts.append("coalesce({t}.energy_min_ev, {t}.energy_max_ev) <= %(energy_max_ev)s")
         self.add("energy", " and ".join(parts), energy_min_ev=energy.min_ev, energy_max_ev=energy.max_ev)
+        self.covered.add("energy")
 
-    def add_cone(self, cone: Cone) -> None:
+    def add_cone(self, cone: Cone, interval: Interval | None) -> None:
         """Files within the cone: those in its cells, and then by the exact angle."""
         self.add(
             "cone",
@@ -211,11 +239,17 @@ class _Building:
             return
         ranges = cone_ranges(cone)
         self.values |= {"cone_begins": [begin for begin, _ in ranges], "cone_ends": [end for _, end in ranges]}
+        pieces = None if interval is None else cut_at_cells(ranges, at_most=_MANY_CELLS)
+        if pieces is not None:
+            names = ("cone_cells", "cone_piece_begins", "cone_piece_ends")
+            self.values |= dict(zip(names, map(list, zip(*pieces, strict=True)), strict=True))
         self.ways["cone"] = Way(
-            source="unnest(%(cone_begins)s::int8[], %(cone_ends)s::int8[]) as cell (first, over) cross join lateral"
-            " (select * from {file} as found where found.hpx >= cell.first and found.hpx < cell.over offset 0) as f",
-            # Facilities are tested later: to count what a cone holds at most, its index alone is enough.
+            source=_IN_CELLS if pieces is None or interval is None else _in_cells_and_time(interval),
+            # Facilities are tested later: an index need not know them.
             condition="true",
+            sample=(sample := _in_cone_of_sample(interval)),
+            part=sample.format(chosen="true"),
+            part_of=SAMPLE_SHARE,
         )
 
     def add_attributes(self, filters: Sequence[AttributeFilter]) -> None:
@@ -277,33 +311,48 @@ class _Building:
         near: NearAlerts | NearFiles
         if wanted.files is None:
             near = NearAlerts(wanted, alerts)
-            self.ways["coincidence"] = Way(source="{file} f", condition=near.way)
+            if wanted.within_deg is None:
+                self.ways["coincidence"] = Way(
+                    source=AROUND_ALERTS,
+                    condition="true",
+                    part=AROUND_SOME_ALERTS,
+                    part_of=near.values["alert_step"],
+                    in_order=(ALONG_ALERTS, LONG_AROUND_ALERTS),
+                    decides="coincidence",
+                    is_covered=True,
+                )
+                self.covered.add("coincidence")
+            else:
+                self.ways["coincidence"] = Way(source="{file} f", condition=AROUND_DIRECTED_ALERTS)
         else:
             others = build_filters(wanted.files, self._vocabulary, is_past=is_past, **how)
             conditions = [
-                "o.facility_id = any(%(facilities)s)",
-                *in_interval(others, alias="o"),
-                *others.on_files("o"),
+                "{t}.facility_id = any(%(facilities)s)",
+                *in_interval(others, alias="{t}"),
+                *others.on_files("{t}"),
             ]
             near = NearFiles(
                 wanted,
-                source="file_version as o" if is_past else "file as o",
-                conditions=[
-                    *(renamed(text, "other_") for text in conditions),
-                    *([LIVED_OR_ENDED.format(t="o")] if is_past else []),
-                ],
+                table="file_version" if is_past else "file",
+                conditions=[renamed(text, "other_") for text in conditions],
+                life=[LIVED_OR_ENDED] if is_past else [],
                 lookback=others.lookback,
                 interval=asked.time,
                 is_apart=not ours & set(others.facilities),
             )
             self.values |= {f"other_{name}": value for name, value in others.values.items()}
+            if wanted.within_deg is None and others.is_covered and not others.counted:
+                self.covered.add("coincidence")
         self.particular["coincidence"] = near.condition
         self.values |= near.values
 
     def add_paths(self, globs: Sequence[str]) -> None:
+        # What LIKE rules out, which is nearly all, costs a twentieth of the regular expression.
+        parts = [f"({{t}}.path like %(like_{at})s and {{t}}.path ~ %(glob_{at})s)" for at in range(len(globs))]
         self.add(
             "path",
-            _either([f"{{t}}.path ~ %(glob_{at})s" for at in range(len(globs))]),
+            _either(parts),
+            **{f"like_{at}": _like(glob) for at, glob in enumerate(globs)},
             **{f"glob_{at}": glob_to_regex(glob) for at, glob in enumerate(globs)},
         )
         beginnings = [_beginning(glob) for glob in globs]
@@ -318,12 +367,76 @@ class _Building:
         self.ways["path"] = Way(
             source="unnest(%(storages)s::int2[]) as place (id) cross join lateral"
             f" (select * from {{file}} as f where f.storage_id = place.id and {_either(parts)} offset 0) as f",
-            condition="f.facility_id = any(%(facilities)s)",
+            condition="true",
         )
 
 
 _WIDEST_DEG = 30.0
 """Radius of the widest cone that an index helps to find: a fifteenth of the sky."""
+
+_MANY_CELLS = 2000
+"""Cells of a cone from which on time is of no help to find its files."""
+
+_CELL = CONE_CELL.replace("hpx", "found.hpx")
+
+_IN_CELLS = f"""
+    unnest(%(cone_begins)s::int8[], %(cone_ends)s::int8[]) as cell (begins, over) cross join lateral (
+        select * from {{file}} as found where {_CELL} >= {CONE_CELL.replace("hpx", "cell.begins")}
+            and {_CELL} <= {CONE_CELL.replace("hpx", "(cell.over - 1)")}
+            and found.hpx >= cell.begins and found.hpx < cell.over offset 0
+    ) as f
+"""
+
+
+def _in_cells_and_time(interval: Interval) -> str:
+    """Return the FROM clause of the files of a cone that may share a moment with an interval."""
+    recent = f"""
+        select f.* from unnest(
+            %(cone_cells)s::int4[], %(cone_piece_begins)s::int8[], %(cone_piece_ends)s::int8[]
+        ) as cell (id, begins, over) cross join lateral (
+            select * from {{file}} as found where {together([f"{_CELL} = cell.id", *_begun(interval)])}
+                and found.hpx >= cell.begins and found.hpx < cell.over offset 0
+        ) as f
+    """
+    return f"({recent} union all select f.* from {LONG_FILES}) as f" if interval.begin else f"({recent}) as f"
+
+
+def _in_cone_of_sample(interval: Interval | None) -> str:
+    """Return the FROM clause of the files of the sample in a cone that may share a moment with an interval."""
+    wanted = [IN_SAMPLE.replace("fingerprint_low", "found.fingerprint_low"), "{chosen}"]
+    recent = f"""
+        select f.* from unnest(%(cone_begins)s::int8[], %(cone_ends)s::int8[]) as cell (begins, over)
+        cross join lateral (
+            select * from file as found where found.hpx >= cell.begins and found.hpx < cell.over
+                and {together([*wanted, *_begun(interval)])} offset 0
+        ) as f
+    """
+    if interval is None or interval.begin is None:
+        return f"({recent}) as f"
+    long = f"select found.* from {LONG_FILES.rstrip().removesuffix('f')} found where {together(wanted)}"
+    return f"({recent} union all {long}) as f"
+
+
+def _begun(interval: Interval | None) -> list[str]:
+    """Return the conditions that an index on begins decides: a file of up to a day may share a moment."""
+    found = []
+    if interval is not None and interval.end is not None:
+        found.append("found.time_begin < %(time_end)s")
+    if interval is not None and interval.begin is not None:
+        found.append("found.time_begin > %(time_begin)s - %(lookback)s")
+    return found
+
+
+LONG_FILES = f"""
+    (select * from (
+        select found.* from file as found where {IS_LONG.replace("time_", "found.time_")}
+            and tstzrange(found.time_begin, found.time_over) @> %(time_begin)s offset 0
+    ) as found where found.time_begin <= %(time_begin)s - %(lookback)s offset 0) as f
+"""
+"""Files that began before an interval, too early to be found by looking back, and are not over yet; by an index.
+
+Their begin is compared apart, lest an index on begins be joined in, which would be read from its very first entry on.
+"""
 
 _FEW_RUNS = 1000
 """Runs that are surely few files."""
@@ -347,6 +460,25 @@ def _literals(value: Scalar) -> list[str]:
     """Spellings of a value: a large number is stored exactly or, from floating point, in its shortest decimal form."""
     is_large = isinstance(value, int) and 2**53 < abs(value) < 2**1023
     return [json.dumps(value), repr(float(value))] if is_large else [json.dumps(value)]
+
+
+def _like(glob: str) -> str:
+    """Return a pattern of LIKE that matches all that a path pattern does, and more."""
+    found, at = [], 0
+    while at < len(glob):
+        if glob[at] == "[":
+            found.append("_")
+            at = glob.find("]", at + 2)
+        elif glob.startswith("**/", at):
+            found.append("%")
+            at += 2
+        else:
+            found.append({"*": "%", "?": "_"}.get(glob[at]) or _LIKE_ESCAPES.get(glob[at], glob[at]))
+        at += 1
+    return "".join(found)
+
+
+_LIKE_ESCAPES = {sign: f"\\{sign}" for sign in "%_\\"}
 
 
 def _beginning(glob: str) -> str:

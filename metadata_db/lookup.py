@@ -5,16 +5,17 @@ are wanted it is made again as of these.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from metadata_db.alerts import AlertStore
 from metadata_db.counting import Statement
 from metadata_db.database import Database
 from metadata_db.filters import Filters, build_filters
-from metadata_db.planning import MAX_LOOKED_AT, RARE, Choice, probe, probe_attributes, probe_rarity
+from metadata_db.leading import RARE, Lead, lead_of, probe_lead, read_lead
+from metadata_db.planning import MAX_LOOKED_AT, ROW_EFFORT, Choice, choose, probe, probe_attributes
 from metadata_db.query import Alert, SearchQuery
-from metadata_db.search import Revisions
+from metadata_db.search import Order, OrderField, Revisions
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
 T = TypeVar("T")
@@ -151,25 +152,27 @@ class LookUps:
         self._choices[key] = await self._weigh(view)
         return self._choices[key]
 
-    async def is_rare(self, view: View) -> bool:
-        """Tell whether so few files match that walking along all of them would take long."""
-        if not view.filters.counted or view.filters.particular or view.is_past:
-            return False
-        statement = probe_rarity(view.filters)
-        ((matching, of),) = await self._database.read(statement.text, statement.values)
-        return bool(matching * RARE < of)
+    async def find_lead(self, view: View, order: Order, after: tuple[Any, int] | None) -> Lead | None:
+        """Return where a walk along `order` meets its first files; None when nothing is known about that."""
+        filters = view.filters
+        if view.is_past or order.field is not OrderField.TIME_BEGIN:
+            return None
+        if filters.counted:
+            statement = probe_lead(filters, order, after)
+            rows = await self._database.read(statement.text, statement.values)
+            return read_lead(filters, order, rows, rare=RARE)
+        if filters.particular:
+            return lead_of(filters, order, (await self.choose(view)).in_time)
+        return None
 
     async def _weigh(self, view: View) -> Choice:
         filters = view.filters
-        statement, names = probe(filters)
-        ((in_time, *counts),) = await self._database.read(statement.text, statement.values)
-        best = Choice(way=None, bound=in_time, in_time=in_time)
-        for name, count in zip(names, counts, strict=True):
-            if count < best.bound:
-                best = Choice(way=filters.ways[name], bound=count, in_time=in_time)
-        if best.bound > MAX_LOOKED_AT and "attributes" in filters.ways:
-            statement, weight = probe_attributes(filters, in_time)
+        statement = probe(filters)
+        ((in_time, in_all, *counts),) = await self._database.read(statement.text, statement.values)
+        best = choose(filters, in_time, counts)
+        if best.effort > MAX_LOOKED_AT and "attributes" in filters.ways:
+            statement, weight = probe_attributes(filters, in_all)
             ((hits,),) = await self._database.read(statement.text, statement.values)
-            if hits * weight <= MAX_LOOKED_AT / 2:
-                best = Choice(way=filters.ways["attributes"], bound=MAX_LOOKED_AT, in_time=in_time)
+            if hits * weight * ROW_EFFORT <= MAX_LOOKED_AT:
+                best = replace(best, way=filters.ways["attributes"], bound=MAX_LOOKED_AT, effort=MAX_LOOKED_AT)
         return best

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from metadata_db.counting import FIRST_DAY, Statement, in_time
+from metadata_db.counting import FIRST_DAY, Span, Statement, in_time
 from metadata_db.filters import Filters, Way, in_interval, together
+from metadata_db.leading import Lead
 from metadata_db.search import Order, OrderField
 from metadata_db.tables import file
 
@@ -53,7 +54,7 @@ def page_statement(
     after: tuple[Any, int] | None,
     *,
     way: Way | None = None,
-    is_rare: bool = False,
+    lead: Lead | None = None,
     is_past: bool = False,
 ) -> Statement:
     """Return one row per file in `order`, one more than `first` to tell whether there is a next page.
@@ -64,13 +65,14 @@ def page_statement(
         Value and number of the row behind which the page begins.
     way
         The index to find the files by; None walks along the order.
-    is_rare
-        Whether a walk is led by the days on which `stratum_day` knows such files, instead of looking at all of them.
+    lead
+        Where a walk meets its first files. Of rare ones it is led by the days on which `stratum_day` knows such files,
+        instead of looking at all; otherwise it tells too few files when it was given up.
     is_past
         Whether the files are asked as of ``at``, see `LIVED`.
     """
-    page = _Page(filters, order, after, is_led=is_rare and not is_past and order.field is OrderField.TIME_BEGIN)
-    values: dict[str, Any] = {"limit": first + 1, **page.led_values(first)}
+    page = _Page(filters, order, after, lead)
+    values: dict[str, Any] = {"limit": first + 1, **page.led_values()}
     if after is not None:
         values |= {"after_value": after[0], "after_id": after[1]}
     life = [LIVED] if is_past else []
@@ -81,22 +83,22 @@ def page_statement(
 
 _LED = """
     (
-        select distinct day.facility_id, day.day
-        from (
-            select id from stratum where facility_id = any(%(facilities)s) and files > 0 and {strata} offset 0
-        ) as ours
-        cross join lateral (
-            select * from stratum_day as day where day.stratum_id = ours.id and day.files > 0
-                and day.day >= %(first_day)s and {days} offset 0
-        ) as day
-        order by day.day {direction} fetch first %(places)s rows with ties
+        select facility_id, day from (
+            select day.facility_id, day.day, sum(sum(day.files) filter (where {sure})) over (
+                order by day.day{direction} groups between unbounded preceding and 1 preceding
+            ) as sooner
+            from unnest(%(strata)s::int4[]) as ours (id) cross join lateral (
+                select * from stratum_day as day where day.stratum_id = ours.id and day.files > 0
+                    and day.day >= %(first_day)s and {days} offset 0
+            ) as day group by day.facility_id, day.day
+        ) as place where coalesce(sooner, 0) < %(limit)s offset 0
     ) as place cross join lateral (
         select * from file as found where found.facility_id = place.facility_id
             and found.time_begin >= timestamptz '1970-01-01 00:00+00' + place.day * interval '24 hours'
             and found.time_begin < timestamptz '1970-01-01 00:00+00' + (place.day + 1) * interval '24 hours' offset 0
     ) as f
 """
-"""Files of the days on which there are such, the first ones in order; all facilities of the last day among them."""
+"""Files of the days on which there are such, the first ones in order, up to the day that surely fills the page."""
 
 Keyset: TypeAlias = Sequence[str]
 """Conditions of the rows behind a cursor."""
@@ -110,8 +112,8 @@ def _union(branches: Sequence[str]) -> str:
 
 
 class _Page:
-    def __init__(self, filters: Filters, order: Order, after: tuple[Any, int] | None, *, is_led: bool) -> None:
-        self._is_led = is_led
+    def __init__(self, filters: Filters, order: Order, after: tuple[Any, int] | None, lead: Lead | None) -> None:
+        self._lead = lead or Lead()
         self._filters = filters
         self._order = order
         self._after = after
@@ -127,6 +129,9 @@ class _Page:
     def joined(self, make: Callable[[Keyset], list[str]], ended: Sequence[str]) -> str:
         """Return the first rows of all branches; those without a value, or with, only if the others do not suffice."""
         keysets = [keyset for keyset in self._keysets() if make(keyset)]
+        if self._lead.is_cut and not self._order.descending:
+            # What comes behind those with a value is known when all of them are.
+            keysets = keysets[:1]
         sooner = make(keysets[0]) if keysets else []
         later = [branch for keyset in keysets[1:] for branch in make([*keyset, _NOT_ENOUGH])]
         branches = [*sooner, *later, *ended] or [self._select("file f", ["false"])]
@@ -140,9 +145,17 @@ class _Page:
 
     def by_way(self, way: Way, life: Sequence[str], keyset: Keyset) -> list[str]:
         """Return the branch that finds few files by an index, and sorts them."""
+        conditions = ["f.facility_id = any(%(facilities)s)", *in_interval(self._filters), *self._rest(life), *keyset]
+        is_in_time = self._order.field is OrderField.TIME_BEGIN
+        has_time = self._filters.interval is not None or way.in_order is not None
+        if is_in_time and has_time and keyset[0] == f"{self._key} is null":
+            return []
+        if is_in_time and way.in_order is not None:
+            along, others = way.in_order
+            ordered = along.format(direction=" desc" if self._order.descending else "")
+            return [self._limited(ordered, conditions), self._select(others, conditions)]
         fenced = f"(select f.* from {way.source.format(file='file')} where {way.condition} offset 0) as f"
-        ours = ["f.facility_id = any(%(facilities)s)", *in_interval(self._filters)]
-        return [self._select(fenced, [*ours, *self._rest(life), *keyset])]
+        return [self._select(fenced, conditions)]
 
     def walk_along(self, life: Sequence[str], keyset: Keyset) -> list[str]:
         """Return the branches that walk along the order."""
@@ -161,17 +174,23 @@ class _Page:
         rest = self._rest(life)
         ordered = self.ordered.replace("limit %(limit)s", "")
         ours = "f.facility_id = any(%(facilities)s)"
-        if "object" in self._filters.counted:
+        if keyset[0] != f"{self._key} is null":
+            if self._lead.is_empty:
+                return self._select("file f", ["false"])
+            conditions = [*conditions, *self._bounds()]
+            if self._lead.is_cut:
+                ordered += " limit %(most)s"
+        by_days = self._lead.is_rare and keyset[0] != f"{self._key} is null"
+        if "object" in self._filters.counted and not (by_days and len(self._filters.counted) > 1):
             along = f"select f.* from file f where {together(['f.object = ours.name', *conditions, *keyset])} {ordered}"
             each = f"select f.* from ({along} offset 0) as f where {together([ours, *rest])} limit %(limit)s"
             return self._select(f"unnest(%(object)s::text[]) as ours (name) cross join lateral ({each}) as f", [])
-        if self._is_led and keyset[0] != f"{self._key} is null":
-            return self._select(
-                _LED.format(
-                    strata=self._strata(), direction="desc" if self._order.descending else "", days=self._days()
-                ),
-                [ours, *conditions, *keyset, *rest],
-            )
+        if by_days:
+            direction = " desc" if self._order.descending else ""
+            source = _LED.format(sure=self._sure(), direction=direction, days=self._days())
+            return self._select(source, [ours, *conditions, *keyset, *rest])
+        if self._lead.is_cut and keyset[0] != f"{self._key} is null" and len(self._filters.facilities) > 1:
+            return self._limited(self._walked([*conditions, *keyset], ordered), [ours, *conditions, *rest])
         if self._filters.has_all_facilities:
             along = f"select f.* from file f where {together([*conditions, *keyset])} {ordered} offset 0"
             return self._limited(f"({along}) as f", rest)
@@ -179,8 +198,27 @@ class _Page:
         each = f"select f.* from ({along} offset 0) as f where {together(rest)} limit %(limit)s"
         return self._select(f"unnest(%(facilities)s::int2[]) as ours (id) cross join lateral ({each}) as f", [])
 
-    def _strata(self) -> str:
-        return together(text.format(t="stratum") for text in self._filters.counted.values())
+    def _walked(self, conditions: Sequence[str], ordered: str) -> str:
+        """Return the FROM clause of the first files in order, found by the index alone.
+
+        Were their rows asked for, the database would rather sort a month, which lies together, than follow the order.
+        """
+        begun = [condition for condition in conditions if "time_over" not in condition]
+        keys = f"select f.id from file f where {together(begun)} {ordered} offset 0"
+        return f"({keys}) as walked cross join lateral (select * from file where id = walked.id offset 0) as f"
+
+    def _bounds(self) -> list[str]:
+        """Return the conditions that the walk begins where the lead says."""
+        begin = [] if self._lead.begin is None else ["f.time_begin >= %(lead_begin)s"]
+        return begin if self._lead.over is None else [*begin, "f.time_begin < %(lead_over)s"]
+
+    def _sure(self) -> str:
+        """Return the condition that all files of a day that are of the strata are behind the cursor and match."""
+        wanted = ["day.day >= %(first_day)s and day.day >= %(whole_first)s and day.day < %(whole_over)s"]
+        if self._after is not None and self._after[0] is not None:
+            sign = "<" if self._order.descending else ">"
+            wanted.append(f"day.day {sign} floor(extract(epoch from %(after_value)s) / 86400)")
+        return together(wanted)
 
     def _days(self) -> str:
         """Return the conditions of the days that may hold rows of the page."""
@@ -193,14 +231,24 @@ class _Page:
         if self._after is not None and self._after[0] is not None:
             sign = "<=" if self._order.descending else ">="
             wanted.append(f"day.day {sign} floor(extract(epoch from %(after_value)s) / 86400)")
+        if self._lead.begin is not None:
+            wanted.append("day.day >= floor(extract(epoch from %(lead_begin)s) / 86400)")
+        if self._lead.over is not None:
+            wanted.append("day.day < ceil(extract(epoch from %(lead_over)s) / 86400)")
         return together(wanted)
 
-    def led_values(self, first: int) -> dict[str, Any]:
-        """Return the number of days that are sure to hold a page.
-
-        Each holds a row, but for those at the ends of the interval and that of the cursor, of each facility.
-        """
-        return {"places": first + 1 + 6 * len(self._filters.facilities), "first_day": FIRST_DAY} if self._is_led else {}
+    def led_values(self) -> dict[str, Any]:
+        """Return the values of the parameters of a walk that is led."""
+        span = Span.of(self._filters.interval)
+        return {
+            "first_day": FIRST_DAY,
+            "whole_first": span.first_day,
+            "whole_over": span.over_day,
+            "strata": list(self._lead.strata),
+            "most": self._lead.most,
+            "lead_begin": self._lead.begin,
+            "lead_over": self._lead.over,
+        }
 
     def ended(self) -> list[str]:
         """Return the branches of files that have ended since the moment."""

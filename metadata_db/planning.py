@@ -5,12 +5,10 @@ JSON, positions and times go together, and guesses wrong by factors of thousands
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metadata_db.counting import (
-    SAMPLE_SHARE,
-    SAMPLE_SLOTS,
     STRATA,
     Shape,
     Span,
@@ -19,20 +17,24 @@ from metadata_db.counting import (
     found_by,
     found_in_sample,
     found_in_time,
+    in_sample,
     since,
     strata,
     went_since,
     with_blocks,
 )
-from metadata_db.filters import Filters, Way
+from metadata_db.filters import Filters, Way, together
 from metadata_db.paging import LIVED
-from metadata_db.tables import ALL_MONTHS, IN_SAMPLE, SAMPLE_SLOT
+from metadata_db.tables import ALL_MONTHS, SAMPLE_SHARE, SAMPLE_SLOTS
 
-MAX_LOOKED_AT = 50_000
-"""Files that are looked at one by one to count exactly, some 20 to 50 ms of work; of more, a sample is looked at."""
+MAX_LOOKED_AT = 100_000
+"""Files that are looked at one by one in an index to count exactly, some 30 ms of work; of more, a sample is."""
 
-SAMPLED = 5_000
-"""Files of a sample that are looked at: what half of them have is known to 1.4 per cent."""
+ROW_EFFORT = 5
+"""How many times as long as in an index it takes to look at a file in its row."""
+
+SAMPLED = 3_000
+"""Files of a sample that are looked at: what half of them have is known to 1.8 per cent."""
 
 PROBED = 2_000
 """Files of a sample that are looked at to tell whether a value is rare."""
@@ -48,27 +50,61 @@ class Choice:
     """How many files that way leads to, at most; those beyond `MAX_LOOKED_AT` may not have been counted."""
     in_time: int
     """How many files of the facilities there are in the interval."""
+    effort: int = 0
+    """What it takes to look at them, in files that are looked at in an index."""
+    sampled: Way | None = None
+    """The way to the files of a sample; None looks at those of the facilities in the interval."""
+    represented: int | None = None
+    """How many files the sample stands for, if it is not those in the interval."""
 
     @property
     def is_short(self) -> bool:
         """Whether all files that it leads to may be looked at."""
-        return self.bound <= MAX_LOOKED_AT
+        return self.effort <= MAX_LOOKED_AT
 
 
-def probe(filters: Filters) -> tuple[Statement, Sequence[str]]:
-    """Return a statement that tells how many files each way leads to, and the names of its columns.
+def probe(filters: Filters) -> Statement:
+    """Return a statement that tells how many files are in the interval, in all, and how many each way leads to.
 
-    The first is the number in the interval; each other one is counted no further than need be. The index on all
-    attributes is not asked: it can count nothing without counting all.
+    Ways are those of `probed`, in their order; files are counted no further than need be, or on a part of the way. The
+    index on all attributes is not asked: it can count nothing without counting all.
     """
-    names = [name for name in filters.ways if name != "attributes"]
-    columns = [f"({_count_in_time(filters)})::int8"]
-    for name in names:
-        way = filters.ways[name]
-        source = way.source.format(file="file")
-        columns.append(f"(select count(*) from (select from {source} where {way.condition} limit %(most)s) as found)")
-    values = filters.values | _time_values(filters) | {"most": MAX_LOOKED_AT + 1}
-    return Statement(text=f"select {', '.join(columns)}", values=values), names
+    everything = f"select coalesce(sum(files), 0) from facet_month where field = '' and month = {ALL_MONTHS}"
+    columns = [f"({_count_in_time(filters)})::int8", f"({everything})::int8"]
+    for way in probed(filters):
+        source = way.source.format(file="file") if way.part is None else way.part
+        limit = "" if way.sample is not None else f" limit {MAX_LOOKED_AT // _effort(filters, way) + 1}"
+        counted = f"(select count(*) from (select from {source} where {way.condition}{limit}) as found)"
+        columns.append(f"{way.part_of} * {counted}")
+    values = filters.values | _time_values(filters)
+    return Statement(text=f"select {', '.join(columns)}", values=values)
+
+
+def probed(filters: Filters) -> list[Way]:
+    """Return the ways to files that are counted before one of them is gone."""
+    return [way for name, way in filters.ways.items() if name != "attributes"]
+
+
+def choose(filters: Filters, in_time: int, counts: Sequence[int]) -> Choice:
+    """Return the shortest way, by what a `probe` told; and the way to the smallest of the samples."""
+    best = Choice(way=None, bound=in_time, in_time=in_time, effort=_effort(filters, None) * in_time)
+    for way, count in zip(probed(filters), counts, strict=True):
+        effort = _effort(filters, way) * count
+        if effort < best.effort:
+            best = replace(best, way=way, bound=count, effort=effort)
+        if way.sample is not None and count < (best.represented or in_time):
+            best = replace(best, sampled=way, represented=count)
+    return best
+
+
+def without_way(filters: Filters, choice: Choice) -> Choice:
+    """Return the choice to look at all files of the interval."""
+    return replace(choice, way=None, bound=choice.in_time, effort=_effort(filters, None) * choice.in_time)
+
+
+def _effort(filters: Filters, way: Way | None) -> int:
+    is_covered = filters.is_covered and (way is None or way.is_covered)
+    return 1 if is_covered else ROW_EFFORT
 
 
 def _count_in_time(filters: Filters) -> str:
@@ -90,28 +126,6 @@ def _count_in_time(filters: Filters) -> str:
     )
 
 
-def probe_rarity(filters: Filters) -> Statement:
-    """Return a statement that tells how many files a question on strata matches at most, and how many there are.
-
-    Both are those of the months around its interval.
-    """
-    months = f"month = {ALL_MONTHS}"
-    if filters.interval is not None:
-        months = "month >= %(around_first_month)s and month <= %(around_last_month)s"
-    whole = f"from facet_month where {months} and facility_id = any(%(facilities)s)"
-    counts = []
-    for name in filters.counted:
-        chosen = f"%({name})s"
-        is_one = f"value = {chosen}::text" if name == "is_simulation" else f"value = any({chosen}::text[])"
-        counts.append(f"(select coalesce(sum(files), 0) {whole} and field = '{name}' and {is_one})")
-    everything = f"(select coalesce(sum(files), 0) {whole} and field = '')"
-    values = filters.values | _time_values(filters)
-    return Statement(text=f"select least({', '.join(counts)})::int8, {everything}::int8", values=values)
-
-
-RARE = 200
-"""One file in so many is rare: a walk would look at thousands of files for a page."""
-
 _MANY_DAYS = 60
 """Days from which on counting by months is near enough."""
 
@@ -128,16 +142,14 @@ def _time_values(filters: Filters) -> dict[str, Any]:
 
 
 def probe_attributes(filters: Filters, n_files: int) -> tuple[Statement, float]:
-    """Return a statement that counts those with the attributes in a sample, and how many files one stands for."""
+    """Return a statement that counts those with the attributes in a sample, and how many files one stands for.
+
+    Of all facilities and times, of which there are `n_files`: their index knows of neither.
+    """
     slots = _slots(n_files, PROBED)
-    in_sample = f"{IN_SAMPLE.replace('fingerprint', 'f.fingerprint')} and ({_slot()}) = any(%(slots)s::int8[])"
-    condition = filters.ways["attributes"].condition
-    text = f"select count(*) from file f where {in_sample} and ({condition})"
+    conditions = ["f.facility_id = any(array(select id from facility))", *in_sample("f")]
+    text = f"select count(*) from file f where {together([*conditions, filters.ways['attributes'].condition])}"
     return Statement(text=text, values=filters.values | {"slots": slots}), SAMPLE_SHARE * SAMPLE_SLOTS / len(slots)
-
-
-def _slot() -> str:
-    return SAMPLE_SLOT.replace("fingerprint", "f.fingerprint")
 
 
 def _slots(n_files: int, wanted: int) -> list[int]:
@@ -179,11 +191,11 @@ def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STR
 def strata_sampled(filters: Filters, choice: Choice) -> tuple[Statement, float]:
     """Return the same of a sample, and how many files each of it stands for."""
     slots, weight = sample(choice)
-    text = strata([found_in_sample(filters, slots)])
+    text = strata(found_in_sample(filters, way=choice.sampled))
     return Statement(text=text, values=filters.values | {"slots": slots}), weight
 
 
 def sample(choice: Choice) -> tuple[list[int], float]:
     """Return the slots of a sample large enough, and how many files each of it stands for."""
-    slots = _slots(choice.in_time, SAMPLED)
+    slots = _slots(choice.in_time if choice.represented is None else choice.represented, SAMPLED)
     return slots, SAMPLE_SHARE * SAMPLE_SLOTS / len(slots)

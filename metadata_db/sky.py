@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from metadata_db.query import Cone
-from metadata_db.tables import HPX_ORDER
+from metadata_db.tables import CONE_ORDER, HPX_ORDER
 
 MAX_RANGES_ORDER = 12
 """Finest order of the cells that a cone is made of, some 50 arcseconds."""
@@ -51,6 +51,20 @@ def cone_ranges(cone: Cone) -> list[tuple[int, int]]:
         else:
             ranges.append((begin, end))
     return ranges
+
+
+def cut_at_cells(ranges: Sequence[tuple[int, int]], *, at_most: int) -> list[tuple[int, int, int]] | None:
+    """Return ranges of cells in pieces, each with the cell of order `CONE_ORDER` it lies in; None when that is many."""
+    if sum(((over - 1) >> _CONE_SHIFT) - (begin >> _CONE_SHIFT) + 1 for begin, over in ranges) > at_most:
+        return None
+    return [
+        (cell, max(begin, cell << _CONE_SHIFT), min(over, (cell + 1) << _CONE_SHIFT))
+        for begin, over in ranges
+        for cell in range(begin >> _CONE_SHIFT, ((over - 1) >> _CONE_SHIFT) + 1)
+    ]
+
+
+_CONE_SHIFT = 2 * (HPX_ORDER - CONE_ORDER)
 
 
 def _fitting_order(radius_deg: float) -> int:

@@ -216,11 +216,14 @@ def _version_checks() -> list[CheckConstraint]:
 IS_LONG = "time_over - time_begin > interval '1 day'"
 """Files that a search for an interval does not find by looking back from its begin, but in an index of their own."""
 
-IN_SAMPLE = "fingerprint_low & 255 = 0"
-"""One file in 256, whichever it is: fingerprints are as good as random."""
+SAMPLE_SHARE, IN_SAMPLE = 16, "fingerprint_low & 15 = 0"
+"""One file in so many, whichever it is: fingerprints are as good as random."""
 
-SAMPLE_SLOT = "(fingerprint_low >> 8) & 15"
-"""A sixteenth of the sample, for when all of it is too much."""
+SAMPLE_SLOTS, SAMPLE_SLOT = 256, "(fingerprint_low >> 4) & 255"
+"""Parts of the sample, for when all of it is too much."""
+
+CONE_ORDER, CONE_CELL = 10, "(hpx >> 38)::int4"
+"""HEALPix order of the cells that cones are looked up by, 3.4 arcminutes; and the cell of a file."""
 
 file = Table(
     "file",
@@ -257,12 +260,21 @@ file = Table(
     Index("file_facility_id_run_idx", "facility_id", "run", postgresql_where=text("run is not null")),
     Index("file_obs_id_idx", "obs_id", postgresql_where=text("obs_id is not null")),
     Index("file_object_time_begin_id_idx", "object", "time_begin", "id", postgresql_where=text("object is not null")),
-    Index("file_hpx_idx", "hpx", postgresql_where=text("hpx is not null")),
+    # By time within a small cell, so that a piece of sky in a season is a few short ranges; what lies beside a cone in
+    # its cells is told by the index alone.
+    Index("file_hpx_idx", text(f"({CONE_CELL})"), "time_begin", "hpx", postgresql_where=text("hpx is not null")),
     # Asked for equality only, and a digest has no order: a hash index is less than half as large.
     Index("file_sha256_idx", "sha256", postgresql_using="hash", postgresql_where=text("sha256 is not null")),
     # What came since a revision.
     Index("file_facility_id_added_in_idx", "facility_id", "added_in"),
     Index("file_sample_idx", "facility_id", text(SAMPLE_SLOT), "time_begin", postgresql_where=text(IN_SAMPLE)),
+    Index(
+        "file_sample_hpx_idx",
+        "hpx",
+        text(SAMPLE_SLOT),
+        "time_begin",
+        postgresql_where=text(f"{IN_SAMPLE} and hpx is not null"),
+    ),
     Index(
         "file_attributes_idx",
         "attributes",

@@ -22,7 +22,7 @@ from metadata_db.database import Database
 from metadata_db.distribution import TimeDistribution, bins_ahead
 from metadata_db.filters import COUNTED, Filters
 from metadata_db.lookup import LookUps, View
-from metadata_db.planning import Choice, strata_ahead, strata_found, strata_sampled
+from metadata_db.planning import Choice, strata_ahead, strata_found, strata_sampled, without_way
 from metadata_db.sums import (
     NOTHING,
     PRINT_HIGH,
@@ -73,6 +73,11 @@ class Tally:
     def total(self) -> Total:
         """Return what all chosen strata have together."""
         return self.sums.where(self._but_for("")).total() if self.chosen else self.sums.total()
+
+    def strata(self) -> list[int]:
+        """Return the numbers of the chosen strata."""
+        found: list[int] = self.columns.ids[self.sums.places[self._but_for("")]].tolist()
+        return found
 
     def values(self, field: str) -> list[tuple[Any, int, int]]:
         """Return each value of a field with files and bytes, whatever is chosen in this field itself."""
@@ -129,7 +134,7 @@ class Tallies:
         by_object = view.filters.ways.get("object")
         is_narrowed = choice.way is not None and choice.way == by_object
         if is_narrowed and not is_narrow:
-            choice, is_narrowed = replace(choice, way=None, bound=choice.in_time), False
+            choice, is_narrowed = without_way(view.filters, choice), False
         key = _key(view, is_narrowed=is_narrowed)
         # Summary and facets are asked for at once: who comes second waits for what the first one finds.
         async with self._locks.setdefault(key, asyncio.Lock()):

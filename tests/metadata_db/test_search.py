@@ -654,6 +654,30 @@ async def test_a_walk_led_by_the_days_of_rare_files_meets_the_same(
             assert numbers == evaluate_order(found, "time_begin", descending=descending), asked.canonical
 
 
+@examples(6)
+@given(batches, questions(), st.integers(1, 4))
+@pytest.mark.parametrize("longest_walk", [0, 2])
+@pytest.mark.anyio
+async def test_a_walk_that_is_given_up_is_done_otherwise_and_meets_the_same(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    longest_walk: int,
+    batches: list[Batch],
+    questions: list[SearchQuery],
+    first: int,
+) -> None:
+    monkeypatch.setattr("metadata_db.leading.MAX_WALKED", longest_walk)
+    monkeypatch.setattr("metadata_db.planning.MAX_LOOKED_AT", 0)
+    history = await world.fill(batches)
+    together = [replace_query(asked, time=questions[NUMBER_OF_TIME].time) for asked in questions]
+    for asked in [*questions, *together]:
+        found = history.find(asked, history.revisions)
+        for descending in (False, True):
+            order = Order(descending=descending)
+            numbers = await world.walk(asked, history.revisions, order, first)
+            assert numbers == evaluate_order(found, "time_begin", descending=descending), asked.canonical
+
+
 @examples(8)
 @given(batches, questions(), moments(), st.integers(1, 5))
 @pytest.mark.anyio
