@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
+from websockets import ConnectionClosed, Subprotocol
+from websockets.sync.client import connect
 
 from tests.aggregator.commands.conftest import Catchment, Service, serving, wait_for
 
@@ -71,6 +75,28 @@ def test_requests_under_way_are_finished_when_it_is_told_to_stop(tmp_path: Path)
             connection.sendall(body[10:])
             answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 200")
+        assert service.process.wait(30) == 0
+
+
+def test_connections_that_stay_open_do_not_hold_up_its_end(tmp_path: Path) -> None:
+    question = {"query": "subscription { revisions { facility } }"}
+    with serving(tmp_path / "data", "--no-worker", CATCHMENT_DRAIN_S="600") as service:
+        stream = httpx.stream("GET", f"{service.url}/graphql/stream", params=question, trust_env=False)
+        address = service.url.replace("http", "ws")
+        socket = connect(f"{address}/graphql", subprotocols=[Subprotocol("graphql-transport-ws")], proxy=None)
+        with stream as events, socket as connection:
+            connection.send('{"type": "connection_init"}')
+            connection.send(f'{{"type": "subscribe", "id": "1", "payload": {json.dumps(question)}}}')
+            assert [json.loads(connection.recv())["type"] for _ in range(2)] == ["connection_ack", "next"]
+            lines = events.iter_lines()
+            while not next(lines).startswith("data:"):
+                pass
+            service.process.send_signal(signal.SIGTERM)
+            assert list(lines) == [""]
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(30)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1012
         assert service.process.wait(30) == 0
 
 
