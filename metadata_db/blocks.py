@@ -151,16 +151,18 @@ class Blocks:
         """
         found: list[Sums] = []
         cut: list[Version] = []
+        months = _whole_months(span)
+        years = range(-(-months.start // 12) * 12, months.stop // 12 * 12)
         for _, of_facility in groupby(sorted(versions), lambda version: version.facility):
             whole: list[Version] = []
             for version in of_facility:
-                (whole if _holds_year(span, version.month // 12) else cut).append(version)
+                (whole if version.month in years else cut).append(version)
             if whole:
                 found.append(await self._whole_years(whole))
-        return found + [
-            block.sums if _holds_month(span, version.month) else block.during(span.first_day, span.over_day)[1]
-            for version, block in (await self.get(cut)).items()
-        ]
+        for version, block in (await self.get(cut)).items():
+            is_whole = version.month < 0 or version.month in months
+            found.append(block.sums if is_whole else block.during(span.first_day, span.over_day)[1])
+        return found
 
     async def _whole_years(self, versions: Sequence[Version]) -> Sums:
         """Return the sums of all blocks of a facility in some years, from those of each year."""
@@ -186,10 +188,11 @@ class Blocks:
             The catalogue has moved on since `versions` were read.
         """
         found = []
+        months = _whole_months(span)
         for version, block in (await self.get(versions)).items():
             chosen = block if by_stratum else block.of_all_strata
             # Files without a time are asked for with the whole life only.
-            if _holds_month(span, version.month):
+            if version.month in months or version.month < 0:
                 found.append((chosen.days, chosen.sums))
             else:
                 found.append(chosen.during(span.first_day, span.over_day))
@@ -282,14 +285,8 @@ def _days_of(month: int) -> tuple[int, int]:
     return (NO_DAY, NO_DAY + 1) if month == NO_MONTH else (first_day_of(month), first_day_of(month + 1))
 
 
-def _holds_month(span: Span, month: int) -> bool:
-    if month < 0:
-        return True
-    return span.first_day <= first_day_of(month) and first_day_of(month + 1) <= span.over_day
-
-
-def _holds_year(span: Span, year: int) -> bool:
-    return year >= 0 and _holds_month(span, year * 12) and _holds_month(span, year * 12 + 11)
+def _whole_months(span: Span) -> range:
+    return range(*span.months())
 
 
 # --- statements -------------------------------------------------------------------------------------------------------
