@@ -40,8 +40,8 @@ from metadata_db.sums import (
 )
 
 MEMORY_BYTES = 320_000_000
-"""Memory for sums. Those by stratum and day of 10 million generated files are 1.5 million and take 100 MB; those of a
-question about a season 0.5 MB."""
+"""Memory for sums. Those by stratum and day of 10 million generated files are 1.5 million and take 75 MB; those of a
+question about a season 1 MB."""
 
 _UNCOUNTED: Mapping[str, Any] = {**dict.fromkeys(("facility", *COUNTED), ()), "is_simulation": None}
 
