@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from aggregator.exports.archive import ArchiveError
 from aggregator.exports.conditions import Validators, Verdict, allows_range, evaluate
@@ -54,7 +54,23 @@ class Content:
 
 
 class _Stream(StreamingResponse):
-    """An answer that is broken off when its content turns out not to be whole: nobody takes it for complete."""
+    """An answer that ends with its client, and is broken off when its content turns out not to be whole.
+
+    What is broken off is shorter than it was announced to be: nobody takes it for complete.
+    """
+
+    def __init__(self, blocks: Iterator[bytes], status: HTTPStatus, headers: dict[str, str], media_type: str) -> None:
+        super().__init__(iterate_in_threadpool(blocks), status_code=status, headers=headers, media_type=media_type)
+        self._blocks = blocks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, and let go of files and locks at once, however it ends."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Left to the collector of cycles, files of transfers that were given up would stay open for long.
+            if isinstance(self._blocks, Generator):
+                self._blocks.close()
 
     async def stream_response(self, send: Send) -> None:
         """Send everything, or an answer that is visibly too short."""
@@ -115,8 +131,7 @@ def _send(content: Content, span: Span | None, headers: dict[str, str], *, is_he
     status = HTTPStatus.OK if span is None else HTTPStatus.PARTIAL_CONTENT
     if is_head:
         return Response(status_code=status, headers=headers, media_type=content.media_type)
-    blocks = iterate_in_threadpool(content.iter_blocks(start, stop))
-    return _Stream(blocks, status_code=status, headers=headers, media_type=content.media_type)
+    return _Stream(content.iter_blocks(start, stop), status, headers, content.media_type)
 
 
 def _send_parts(content: Content, spans: Sequence[Span], headers: dict[str, str]) -> Response:
@@ -135,9 +150,7 @@ def _send_parts(content: Content, spans: Sequence[Span], headers: dict[str, str]
         yield end
 
     headers["Content-Length"] = str(sum(map(len, heads)) + sum(span.size_bytes for span in spans) + len(end))
-    media_type = f"multipart/byteranges; boundary={boundary}"
-    blocks = iterate_in_threadpool(iter_blocks())
-    return _Stream(blocks, HTTPStatus.PARTIAL_CONTENT, headers=headers, media_type=media_type)
+    return _Stream(iter_blocks(), HTTPStatus.PARTIAL_CONTENT, headers, f"multipart/byteranges; boundary={boundary}")
 
 
 def _content_range(span: Span, size_bytes: int) -> str:
