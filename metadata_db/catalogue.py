@@ -51,11 +51,12 @@ from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionErr
 from metadata_db.filters import NAMED, build_filters
 from metadata_db.forwarding import Forwarding
 from metadata_db.found import FoundFile, make_found_file
-from metadata_db.leading import Lead
+from metadata_db.leading import MAX_WALKED, Lead
 from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
 from metadata_db.moments import Moment, read_moment, read_revision, read_time
 from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
+from metadata_db.planning import suited
 from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
 from metadata_db.sky import SkyMap, make_sky_map
@@ -245,14 +246,19 @@ class Catalogue:
             choice = await self._look_ups.choose(view)
             way = choice.way if choice.is_short else None
             lead = None if way is not None else await self._look_ups.find_lead(view, order, behind)
-            make = partial(page_statement, view.filters, order, first, behind, way=way, is_past=view.is_past)
             if lead is not None and lead.is_rare:
                 lead = await self._lead_by_days(view, lead)
-            rows = await self._look_ups.read(view, make(lead=lead))
+            make = partial(page_statement, order=order, first=first, after=behind, is_past=view.is_past)
+            filters = suited(view.filters, choice, MAX_WALKED)
+            rows = await self._look_ups.read(view, make(filters, way=way, lead=lead))
             if lead is not None and lead.is_cut and len(rows) <= first:
-                is_ahead = not view.filters.particular
-                lead = await self._lead_by_days(view, lead) if is_ahead else replace(lead, most=None)
-                rows = await self._look_ups.read(view, make(lead=lead))
+                lead = replace(lead, most=None)
+                if not filters.particular:
+                    lead = await self._lead_by_days(view, lead)
+                elif filters.scan is not None and choice.is_nearly_all:
+                    way = filters.scan
+                is_known_empty = lead.is_rare and not lead.strata
+                rows = [] if is_known_empty else await self._look_ups.read(view, make(view.filters, way=way, lead=lead))
             found = [
                 make_found_file(row, _cursor_of(row, order, asked.query_id), view.vocabulary) for row in rows[:first]
             ]

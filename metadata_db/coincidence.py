@@ -148,6 +148,13 @@ ALONG_ALERTS = f"""
 class NearFiles:
     """Files near one of some other files.
 
+    Attributes
+    ----------
+    condition
+        On a file, whose alias is ``{t}``: looks all others up once, whatever number of files is tested.
+    one_by_one
+        The same, which looks the others up that are near a file, for each file.
+
     Parameters
     ----------
     table
@@ -193,6 +200,7 @@ class NearFiles:
             # Long files reach out of what is looked at around the interval.
             near = meets if interval is None else f"case when {is_long} then {exists} else {meets} end"
         self.condition = f"{_HAS_TIME} and {near}"
+        self.one_by_one = f"{_HAS_TIME} and {exists}"
 
     def _spans(self, table: str, own: str, interval: Interval | None, margin: timedelta) -> str:
         """Return a source of intervals near others: of all, or of those near which a file of the interval can be.

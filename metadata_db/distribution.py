@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from metadata_db.counting import LAST_DAY, Shape, Span, Statement, edges, found_in_sample, since, strata, with_blocks
+from metadata_db.counting import LAST_DAY, Shape, Span, Statement, edges, since, strata, with_blocks
 from metadata_db.filters import Filters, together
-from metadata_db.planning import Choice, found, sample
+from metadata_db.planning import Choice, found, sample, sampled
 from metadata_db.sums import FILES, Ints, Numbers, numbered, some_of, summed, told_by_files, whole_bytes
 from metadata_db.tables import ALL_DAYS, HPX_ORDER, NO_DAY, SKY_ORDER
 from metadata_db.timeline import NO_BIN, Binning
@@ -189,6 +189,6 @@ def spread_found(kind: Distribution, filters: Filters, choice: Choice, *, is_pas
 def spread_sampled(kind: Distribution, filters: Filters, choice: Choice) -> tuple[Statement, float]:
     """Return the distribution of a sample, and how many files each of it stands for."""
     slots, weight = sample(choice)
-    sources = found_in_sample(filters, way=choice.sampled, shape=_shape(kind, filters))
+    sources = sampled(filters, choice, shape=_shape(kind, filters))
     text = kind.finish(_spread(filters, sources))
     return Statement(text=text, values=filters.values | {"slots": slots}), weight

@@ -98,6 +98,12 @@ class Filters:
     """Filter → condition on a file."""
     ways: Mapping[str, Way]
     """Filter → way to the files that match it."""
+    one_by_one: Mapping[str, str] = field(default_factory=dict)
+    """Filter → the same condition as in `particular`, which suits few files: it prepares nothing."""
+    others: tuple[Sequence[int], Interval | None] | None = None
+    """Facilities and interval of the other files of a coincidence."""
+    scan: Way | None = None
+    """A way through all files that is shorter than reading their rows, for what a walk does not find."""
     is_covered: bool = False
     """Whether the index on facility and begin has all that decides whether a file matches, and that is summed up."""
     values: Values = field(default_factory=dict)
@@ -171,6 +177,9 @@ def build_filters(
         counted=building.counted,
         particular=building.particular,
         ways=building.ways,
+        one_by_one=building.one_by_one,
+        others=building.others,
+        scan=building.scan,
         is_covered=building.particular.keys() <= building.covered,
         values=building.values | {"facilities": numbers, "lookback": lookback},
     )
@@ -183,6 +192,9 @@ class _Building:
         self.counted: dict[str, str] = {}
         self.particular: dict[str, str] = {}
         self.ways: dict[str, Way] = {}
+        self.one_by_one: dict[str, str] = {}
+        self.others: tuple[Sequence[int], Interval | None] | None = None
+        self.scan: Way | None = None
         self.covered: set[str] = set()
         self.values: Values = {}
 
@@ -340,6 +352,8 @@ class _Building:
                 interval=asked.time,
                 is_apart=not ours & set(others.facilities),
             )
+            self.one_by_one["coincidence"] = near.one_by_one
+            self.others = (others.facilities, wanted.files.time or asked.time)
             self.values |= {f"other_{name}": value for name, value in others.values.items()}
             if wanted.within_deg is None and others.is_covered and not others.counted:
                 self.covered.add("coincidence")
@@ -354,6 +368,13 @@ class _Building:
             _either(parts),
             **{f"like_{at}": _like(glob) for at, glob in enumerate(globs)},
             **{f"glob_{at}": glob_to_regex(glob) for at, glob in enumerate(globs)},
+        )
+        likes = _either([f"key.path like %(like_{at})s" for at in range(len(globs))])
+        self.scan = Way(
+            source=f"(select storage_id, path from file as key where {likes} offset 0) as key cross join lateral ("
+            "select * from {file} as found where found.storage_id = key.storage_id and found.path = key.path offset 0"
+            ") as f",
+            condition="true",
         )
         beginnings = [_beginning(glob) for glob in globs]
         if not all(beginnings):

@@ -168,10 +168,10 @@ class LookUps:
     async def _weigh(self, view: View) -> Choice:
         filters = view.filters
         statement = probe(filters)
-        ((in_time, in_all, *counts),) = await self._database.read(statement.text, statement.values)
-        best = choose(filters, in_time, counts)
+        (told,) = await self._database.read(statement.text, statement.values)
+        best = choose(filters, told)
         if best.effort > MAX_LOOKED_AT and "attributes" in filters.ways:
-            statement, weight = probe_attributes(filters, in_all)
+            statement, weight = probe_attributes(filters, best.in_all)
             ((hits,),) = await self._database.read(statement.text, statement.values)
             if hits * weight * ROW_EFFORT <= MAX_LOOKED_AT:
                 best = replace(best, way=filters.ways["attributes"], bound=MAX_LOOKED_AT, effort=MAX_LOOKED_AT)

@@ -50,6 +50,10 @@ class Choice:
     """How many files that way leads to, at most; those beyond `MAX_LOOKED_AT` may not have been counted."""
     in_time: int
     """How many files of the facilities there are in the interval."""
+    in_all: int = 0
+    """How many files there are of all facilities, at all times."""
+    others: int = 0
+    """How many files of the other side of a coincidence may be near."""
     effort: int = 0
     """What it takes to look at them, in files that are looked at in an index."""
     sampled: Way | None = None
@@ -58,19 +62,24 @@ class Choice:
     """How many files the sample stands for, if it is not those in the interval."""
 
     @property
+    def is_nearly_all(self) -> bool:
+        """Whether there are so many files in the interval that their rows take longer than an index of all files."""
+        return 10 * self.in_time > self.in_all
+
+    @property
     def is_short(self) -> bool:
         """Whether all files that it leads to may be looked at."""
         return self.effort <= MAX_LOOKED_AT
 
 
 def probe(filters: Filters) -> Statement:
-    """Return a statement that tells how many files are in the interval, in all, and how many each way leads to.
+    """Return a statement that counts files: in the interval, in all, on the other side of a coincidence, on each way.
 
     Ways are those of `probed`, in their order; files are counted no further than need be, or on a part of the way. The
     index on all attributes is not asked: it can count nothing without counting all.
     """
     everything = f"select coalesce(sum(files), 0) from facet_month where field = '' and month = {ALL_MONTHS}"
-    columns = [f"({_count_in_time(filters)})::int8", f"({everything})::int8"]
+    columns = [f"({_count_in_time(filters)})::int8", f"({everything})::int8", f"({_count_others(filters)})::int8"]
     for way in probed(filters):
         source = way.source.format(file="file") if way.part is None else way.part
         limit = "" if way.sample is not None else f" limit {MAX_LOOKED_AT // _effort(filters, way) + 1}"
@@ -85,9 +94,17 @@ def probed(filters: Filters) -> list[Way]:
     return [way for name, way in filters.ways.items() if name != "attributes"]
 
 
-def choose(filters: Filters, in_time: int, counts: Sequence[int]) -> Choice:
+def choose(filters: Filters, told: Sequence[int]) -> Choice:
     """Return the shortest way, by what a `probe` told; and the way to the smallest of the samples."""
-    best = Choice(way=None, bound=in_time, in_time=in_time, effort=_effort(filters, None) * in_time)
+    in_time, in_all, others, *counts = told
+    best = Choice(
+        way=None,
+        bound=in_time,
+        in_time=in_time,
+        in_all=in_all,
+        others=others,
+        effort=_effort(filters, None) * in_time,
+    )
     for way, count in zip(probed(filters), counts, strict=True):
         effort = _effort(filters, way) * count
         if effort < best.effort:
@@ -102,9 +119,32 @@ def without_way(filters: Filters, choice: Choice) -> Choice:
     return replace(choice, way=None, bound=choice.in_time, effort=_effort(filters, None) * choice.in_time)
 
 
+def suited(filters: Filters, choice: Choice, n_tested: int) -> Filters:
+    """Return the filters with the conditions that suit so many files."""
+    if choice.others < _OTHERS_EFFORT * n_tested:
+        return filters
+    return replace(filters, particular={**filters.particular, **filters.one_by_one})
+
+
+_OTHERS_EFFORT = 30
+"""Others that are looked up together in the time in which those near one file are found."""
+
+
 def _effort(filters: Filters, way: Way | None) -> int:
     is_covered = filters.is_covered and (way is None or way.is_covered)
     return 1 if is_covered else ROW_EFFORT
+
+
+def _count_others(filters: Filters) -> str:
+    if filters.others is None:
+        return "0"
+    months = f"month = {ALL_MONTHS}"
+    if filters.others[1] is not None:
+        months = "month between %(others_first_month)s and %(others_last_month)s"
+    return (
+        f"select coalesce(sum(files), 0) from facet_month where field = '' and {months}"
+        " and facility_id = any(%(other_facilities)s)"
+    )
 
 
 def _count_in_time(filters: Filters) -> str:
@@ -138,7 +178,15 @@ def _time_values(filters: Filters) -> dict[str, Any]:
         "over_day": span.over_day,
         "around_first_month": max(first - 1, 0),
         "around_last_month": over,
+        **_months_of_others(filters),
     }
+
+
+def _months_of_others(filters: Filters) -> dict[str, Any]:
+    if filters.others is None:
+        return {}
+    first, over = Span.of(filters.others[1]).months()
+    return {"others_first_month": max(first - 1, 0), "others_last_month": over}
 
 
 def probe_attributes(filters: Filters, n_files: int) -> tuple[Statement, float]:
@@ -177,6 +225,7 @@ def strata_found(filters: Filters, choice: Choice, *, is_past: bool) -> Statemen
 
 def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STRATA) -> list[str]:
     """Return sources of the files that `choice` finds; the conditions on strata are still to be applied."""
+    filters = suited(filters, choice, choice.bound)
     life = [LIVED] if is_past else []
     if choice.way is None:
         sources = found_in_time(filters, life=life, shape=shape)
@@ -191,8 +240,13 @@ def found(filters: Filters, choice: Choice, *, is_past: bool, shape: Shape = STR
 def strata_sampled(filters: Filters, choice: Choice) -> tuple[Statement, float]:
     """Return the same of a sample, and how many files each of it stands for."""
     slots, weight = sample(choice)
-    text = strata(found_in_sample(filters, way=choice.sampled))
+    text = strata(sampled(filters, choice))
     return Statement(text=text, values=filters.values | {"slots": slots}), weight
+
+
+def sampled(filters: Filters, choice: Choice, *, shape: Shape = STRATA) -> list[str]:
+    """Return sources of the files of the sample that `choice` finds."""
+    return found_in_sample(suited(filters, choice, SAMPLED), way=choice.sampled, shape=shape)
 
 
 def sample(choice: Choice) -> tuple[list[int], float]:

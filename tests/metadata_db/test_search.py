@@ -668,6 +668,8 @@ async def test_a_walk_that_is_given_up_is_done_otherwise_and_meets_the_same(
 ) -> None:
     monkeypatch.setattr("metadata_db.leading.MAX_WALKED", longest_walk)
     monkeypatch.setattr("metadata_db.planning.MAX_LOOKED_AT", 0)
+    # As if the other sides of coincidences were too many to be looked up together.
+    monkeypatch.setattr("metadata_db.planning._OTHERS_EFFORT", longest_walk)
     history = await world.fill(batches)
     together = [replace_query(asked, time=questions[NUMBER_OF_TIME].time) for asked in questions]
     for asked in [*questions, *together]:
