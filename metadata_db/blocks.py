@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from operator import attrgetter
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -40,6 +41,8 @@ LIFE = Span(first_day=FIRST_DAY, over_day=LAST_DAY)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V", bound=Sized)
+
+_MONTH = attrgetter("month")
 
 _OVERHEAD_BYTES = 1_000
 """What an entry takes beside its arrays, at most."""
@@ -151,30 +154,44 @@ class Blocks:
         """
         found: list[Sums] = []
         cut: list[Version] = []
+        unknown: list[list[tuple[Sequence[Version], Sums | None]]] = []
         months = _whole_months(span)
         years = range(-(-months.start // 12) * 12, months.stop // 12 * 12)
         for _, of_facility in groupby(sorted(versions), lambda version: version.facility):
             whole: list[Version] = []
             for version in of_facility:
                 (whole if version.month in years else cut).append(version)
-            if whole:
-                found.append(await self._whole_years(whole))
-        for version, block in (await self.get(cut)).items():
+            if (known := self._find_years(whole)) is not None:
+                found.append(known)
+            elif whole:
+                each = (list(year) for _, year in groupby(whole, lambda version: version.month // 12))
+                unknown.append([(year, self._find_years(year)) for year in each])
+        asked = [version for parts in unknown for year, sums in parts if sums is None for version in year]
+        blocks = await self.get([*cut, *asked])
+        found += [self._add_years(parts, blocks) for parts in unknown]
+        for version in cut:
             is_whole = version.month < 0 or version.month in months
+            block = blocks[version]
             found.append(block.sums if is_whole else block.during(span.first_day, span.over_day)[1])
         return found
 
-    async def _whole_years(self, versions: Sequence[Version]) -> Sums:
-        """Return the sums of all blocks of a facility in some years, from those of each year."""
-        key = (versions[0].facility, versions[0].month, versions[-1].month)
-        if (known := self._years.get(key)) is not None and known.versions == versions:
-            return known.sums
-        years = [list(each) for _, each in groupby(versions, lambda version: version.month // 12)]
-        if len(years) > 1:
-            sums = add_up([await self._whole_years(year) for year in years])
-        else:
-            sums = add_up([block.sums for block in (await self.get(versions)).values()])
-        self._years.put(key, _Years(versions=versions, sums=sums))
+    def _find_years(self, versions: Sequence[Version]) -> Sums | None:
+        found = self._years.get(_key_of(versions)) if versions else None
+        return found.sums if found is not None and found.versions == versions else None
+
+    def _add_years(
+        self, years: Sequence[tuple[Sequence[Version], Sums | None]], blocks: Mapping[Version, Block]
+    ) -> Sums:
+        """Return the sums of some years of a facility, and keep them and those of each year."""
+        each = [
+            self._keep_years(year, [blocks[version].sums for version in year]) if known is None else known
+            for year, known in years
+        ]
+        return each[0] if len(each) == 1 else self._keep_years([version for year, _ in years for version in year], each)
+
+    def _keep_years(self, versions: Sequence[Version], parts: Sequence[Sums]) -> Sums:
+        sums = add_up(parts)
+        self._years.put(_key_of(versions), _Years(versions=versions, sums=sums))
         return sums
 
     async def by_day(
@@ -225,7 +242,10 @@ class Blocks:
             # One after another: who comes second finds what the first one has fetched.
             async with self._lock:
                 blocks = {version: block or self._find(version) for version, block in blocks.items()}
-                missing = [version for version, block in blocks.items() if block is None]
+                # Those first that change soonest.
+                missing = sorted(
+                    (version for version, block in blocks.items() if block is None), key=_MONTH, reverse=True
+                )
                 lives = [version for version in missing if version.month == ALL_MONTHS]
                 months = [version for version in missing if version.month != ALL_MONTHS]
                 for statement, wanted in ((_LIVES, lives), (_MONTHS, months)):
@@ -278,6 +298,10 @@ def _make_block(revision: int, days: Ints | None, places: Ints, told: Sequence[N
     days = days[places >= 0]
     in_order = np.argsort(days, kind="stable")
     return Block(revision=revision, days=days[in_order], sums=sums.where(in_order))
+
+
+def _key_of(versions: Sequence[Version]) -> tuple[int, int, int]:
+    return versions[0].facility, versions[0].month, versions[-1].month
 
 
 def _days_of(month: int) -> tuple[int, int]:
