@@ -52,11 +52,7 @@ class NearAlerts:
         spans = [(alert.time - margin, alert.time + MICROSECOND + margin) for alert in alerts]
         if wanted.within_deg is None:
             joined = _join(spans)
-            overs = [over for _, over in joined]
             self.values: dict[str, Any] = {
-                "alert_begins": [begin for begin, _ in joined],
-                "alert_overs": overs,
-                "alert_afters": [_shift(joined[0][0], -2 * DAY), *overs[:-1]],
                 "alert_spans": _multirange(joined),
                 "alert_step": max(1, len(joined) // _THINNED),
             }
@@ -102,10 +98,14 @@ AROUND_DIRECTED_ALERTS = f"""
 """
 """Condition on files ``f`` around alerts that have a direction: their numbers, found by an index for each alert."""
 
-_ALERTS = (
-    "unnest(%(alert_begins)s::timestamptz[], %(alert_overs)s::timestamptz[], %(alert_afters)s::timestamptz[])"
-    " with ordinality as alert (begins, overs, after, at)"
-)
+_ALERTS = """
+    (
+        select lower(span) as begins, upper(span) as overs, row_number() over in_order as at,
+            coalesce(lag(upper(span)) over in_order, lower(span) - interval '2 days') as after
+        from unnest(%(alert_spans)s::tstzmultirange) as each (span) window in_order as (order by span) offset 0
+    ) as alert
+"""
+"""What alerts are near, in pieces that do not touch; and when the piece before is over. One text tells all of it."""
 
 _AROUND = f"""
     select * from file as found where found.facility_id = any(%(facilities)s)

@@ -6,6 +6,7 @@ that is only paid where positions are.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -31,7 +32,8 @@ def find_cells(positions: Sequence[tuple[float, float] | None]) -> list[int | No
     return [None if position is None else next(found) for position in positions]
 
 
-def cone_ranges(cone: Cone) -> list[tuple[int, int]]:
+@lru_cache(maxsize=256)
+def cone_ranges(cone: Cone) -> Sequence[tuple[int, int]]:
     """Return ranges of cells, the second end excluded, that together hold the cone and little more."""
     from astropy import units
     from astropy.coordinates import Latitude, Longitude
