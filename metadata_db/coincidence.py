@@ -107,6 +107,13 @@ _ALERTS = """
 """
 """What alerts are near, in pieces that do not touch; and when the piece before is over. One text tells all of it."""
 
+_IS_ANY_AROUND = """
+    (cardinality(%(facilities)s::int2[]) = 1 or exists (
+        select from file where time_begin < alert.overs and time_begin > alert.begins - %(lookback)s
+    ))
+"""
+"""Most moments are in the day, or in summer: one look tells that no facility has files then."""
+
 _AROUND = f"""
     select * from file as found where found.facility_id = any(%(facilities)s)
         and found.time_begin < alert.overs and found.time_over > alert.begins
@@ -123,7 +130,8 @@ LONG_AROUND_ALERTS = f"""
 
 AROUND_ALERTS = f"""
     (
-        select f.* from {_ALERTS} cross join lateral ({_AROUND} offset 0) as f
+        select f.* from (select * from {_ALERTS} where {_IS_ANY_AROUND} offset 0) as alert
+        cross join lateral ({_AROUND} offset 0) as f
         union all select f.* from {LONG_AROUND_ALERTS}
     ) as f
 """
@@ -131,7 +139,7 @@ AROUND_ALERTS = f"""
 
 AROUND_SOME_ALERTS = f"""
     (
-        select f.* from (select * from {_ALERTS} where mod(alert.at, %(alert_step)s::int8) = 0) as alert
+        select f.* from (select * from {_ALERTS} where mod(alert.at, %(alert_step)s::int8) = 0 offset 0) as alert
         cross join lateral ({_AROUND} offset 0) as f
     ) as f
 """
