@@ -189,11 +189,9 @@ class _Page:
             direction = " desc" if self._order.descending else ""
             source = _LED.format(sure=self._sure(), direction=direction, days=self._days())
             return self._select(source, [ours, *conditions, *keyset, *rest])
-        if self._lead.is_cut and keyset[0] != f"{self._key} is null" and len(self._filters.facilities) > 1:
+        is_cut = self._lead.is_cut and keyset[0] != f"{self._key} is null"
+        if self._filters.has_all_facilities or (is_cut and len(self._filters.facilities) > 1):
             return self._limited(self._walked([*conditions, *keyset], ordered), [ours, *conditions, *rest])
-        if self._filters.has_all_facilities:
-            along = f"select f.* from file f where {together([*conditions, *keyset])} {ordered} offset 0"
-            return self._limited(f"({along}) as f", rest)
         along = f"select f.* from file f where {together(['f.facility_id = ours.id', *conditions, *keyset])} {ordered}"
         each = f"select f.* from ({along} offset 0) as f where {together(rest)} limit %(limit)s"
         return self._select(f"unnest(%(facilities)s::int2[]) as ours (id) cross join lateral ({each}) as f", [])
