@@ -1,9 +1,9 @@
 """Finished answers: told again, byte for byte, as long as what they rest on stays as it is.
 
 There are three ways to find out that a question is the same as an earlier one. Equal requests, byte for byte, are
-answered before anything is parsed (`AnswersInFront`). Equal operations that are written in another way, with other
-white space, other names of fragments' order or other order of variables, share one answer (`KeptAnswers`). And
-different operations about one question share its look-ups; that is the controller's.
+answered before anything is parsed (`AnswersInFront`, and before even HTTP is read, `aggregator.wire`). Equal operations
+that are written in another way, with other white space or another order of variables, share one answer
+(`KeptAnswers`). And different operations about one question share its look-ups; that is the controller's.
 
 What an answer rests on is gathered while it is made (`Footprint`) and kept with it, and looked at each time. Nothing is
 ever removed because time went by: a process knows the present at most a second late, and its own ingests at once.
@@ -33,6 +33,7 @@ from aggregator.cache import CacheManager
 from aggregator.controller import PUBLIC
 from aggregator.flights import Flights
 from aggregator.present import Present
+from aggregator.wire import WHOLE
 from metadata_db.errors import CatalogueError
 from metadata_db.query import SearchQuery
 from metadata_db.search import Revisions
@@ -203,30 +204,13 @@ class Ground:
                 return False
         return True
 
-    def is_known_to_hold(self, stamp: "Stamp") -> bool:
-        """Tell whether nothing has changed since a stamp was given, without waiting; False may mean not known."""
-        return (
-            stamp.generation == self._present.generation
-            and stamp.is_of_revisions_alone
-            and self._present.peek() is not None
-            and stamp.generation == self._present.generation
-        )
-
-    def stamp(self, grounds: Grounds) -> "Stamp":
-        """Return the stamp of grounds that are about to be looked at."""
-        return Stamp(
-            generation=self._present.generation,
-            is_of_revisions_alone=grounds.vocabulary is None and not grounds.exports,
-        )
+    def known_generation(self) -> int:
+        """Return the generation if the present is known without waiting, else `UNKNOWN`."""
+        return self._present.generation if self._present.peek() is not None else UNKNOWN
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stamp:
-    """When grounds were last looked at."""
-
-    generation: int
-    is_of_revisions_alone: bool
-    """Whether `Present.generation` tells all that can have changed."""
+UNKNOWN, NEVER = -1, -2
+"""Generations that are none: of a present that is not known, and of an answer that is always looked at."""
 
 
 # --- equal operations -------------------------------------------------------------------------------------------------
@@ -378,16 +362,22 @@ class _Entry:
     key: str
     head: bytes
     grounds: Grounds
-    stamp: Stamp
+    generation: int
+    """Of the present when it last was found to hold; `NEVER` if that does not tell all that can have changed."""
     start: Message
     body: Message | None
     """None when only the way to Redis is remembered."""
     has_body: bool
     """False of one that tells the client that it has the answer already."""
+    whole: bytes | None = None
+    """The bytes of a request as it was sent, head and all."""
+    wire: bytes = b""
+    """The bytes of the answer as they are sent, but for headers that the server adds and a body that is not held."""
 
     @property
     def n_bytes(self) -> int:
-        return ENTRY_BYTES + len(self.request) + len(self.head) + (0 if self.body is None else len(self.body["body"]))
+        held = 0 if self.body is None else len(self.body["body"])
+        return ENTRY_BYTES + len(self.request) + len(self.head) + held + len(self.whole or b"") + len(self.wire)
 
 
 class Finder(Protocol):
@@ -395,6 +385,10 @@ class Finder(Protocol):
 
     async def find_bytes(self, key: str) -> bytes | None:
         """Return what is kept of a finished answer."""
+        ...
+
+    def ask_bytes(self, key: str) -> "asyncio.Future[Any] | None":
+        """Return what will be the same; None when that cannot be asked at once."""
         ...
 
 
@@ -415,6 +409,7 @@ class AnswersInFront:
         self._ground = ground
         self._lru_bytes = lru_bytes
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._wholes: dict[bytes, _Entry] = {}
         self.n_bytes = 0
         """What the entries take."""
 
@@ -426,37 +421,97 @@ class AnswersInFront:
             return
         body = b""
         if scope["method"] == "POST":
-            message = await _receive_soon(receive)
+            # Mostly the body is there already; then no clock is started, which would take longer than all the rest.
+            step = receive().__await__()
+            try:
+                message = await _Begun(next(step), step).wait(BODY_S)
+            except StopIteration as done:
+                message = done.value
             if message is None:
                 await self._app(scope, receive, send)
                 return
-            receive, body = _Replay(message, receive), message.get("body", b"")
+            body = message.get("body", b"")
             if message["type"] != "http.request" or message.get("more_body") or len(body) > MAX_REQUEST_BYTES:
-                await self._app(scope, receive, send)
+                await self._app(scope, _Replay(message, receive), send)
                 return
+            receive = _Replay(message, receive)
         request = _joined(said, body)
         entry = self._entries.get(request)
-        told = None if entry is None else await self._find_body(entry)
-        if entry is None or told is None:
+        if entry is None:
+            await self._hand_on(request, scope, receive, send)
+            return
+        told = entry.body
+        if told is None or entry.generation != self._ground.known_generation():
+            told = await self._find_body(entry)
+        if told is None:
             await self._hand_on(request, scope, receive, send)
             return
         self._entries.move_to_end(request)
+        if WHOLE in scope and entry.whole is None:
+            self._know_whole(scope, entry)
         await send(entry.start)
         await send(told)
 
+    def tell(self, whole: bytes) -> bytes | None:
+        """Return the answer to the bytes of a request, from its first header on; None when it is not known to hold."""
+        entry = self._wholes.get(whole)
+        if entry is None or entry.body is None or entry.generation != self._ground.known_generation():
+            return None
+        self._entries.move_to_end(entry.request)
+        return entry.wire
+
+    def ask(self, whole: bytes) -> "asyncio.Future[Any] | None":
+        """Ask Redis for the answer to the bytes of a request; None when that is not known to be of use."""
+        entry = self._wholes.get(whole)
+        if entry is None or entry.body is not None or entry.generation != self._ground.known_generation():
+            return None
+        return self._cache.ask_bytes(entry.key)
+
+    def take(self, whole: bytes, asked: "asyncio.Future[Any]") -> bytes | None:
+        """Return the answer that Redis gave, as `tell` does."""
+        entry = self._wholes.get(whole)
+        raw = None if asked.cancelled() or asked.exception() is not None else asked.result()
+        if entry is None or raw is None or not raw.startswith(entry.head):
+            return None
+        # Something may have come in while Redis was asked.
+        return entry.wire + raw[len(entry.head) :] if entry.generation == self._ground.known_generation() else None
+
+    def _know_whole(self, scope: Scope, entry: _Entry) -> None:
+        """Note the bytes of a request, so that the next one like it need not be read."""
+        is_usual = scope["http_version"] == "1.1" and scope["method"] in ("GET", "POST")
+        is_lasting = not any(name in (b"connection", b"expect", b"upgrade") for name, _ in scope["headers"])
+        if entry.start["status"] != 200 or not (is_usual and is_lasting):
+            return
+        headers = b"".join(b"%b: %b\r\n" % header for header in entry.start["headers"])
+        entry.whole, entry.wire = scope[WHOLE], headers + b"\r\n"
+        if entry.body is not None:
+            entry.wire += entry.body["body"]
+        self._wholes[entry.whole] = entry
+        self.n_bytes += len(entry.whole) + len(entry.wire)
+        self._keep_within_bounds()
+
     async def _find_body(self, entry: _Entry) -> Message | None:
         """Return the body of an answer, from here or from Redis, if it holds and its headers are known."""
-        if entry.body is not None and (self._ground.is_known_to_hold(entry.stamp) or await self._holds(entry)):
+        if entry.body is not None and await self._holds(entry):
             return entry.body
         raw = await self._cache.find_bytes(entry.key)
         if raw is None or not (raw.startswith(entry.head) or self._is_brought_forward(entry, raw)):
             return None
-        if not await self._holds(entry):
+        if entry.generation != self._ground.known_generation() and not await self._holds(entry):
             return None
         body = {"type": "http.response.body", "body": raw[len(entry.head) :] if entry.has_body else b""}
         if entry.body is not None:
             entry.body = body
         return body
+
+    async def _holds(self, entry: _Entry) -> bool:
+        """Tell whether an answer holds, and note as of which generation, if that says all."""
+        generation = self._ground.generation
+        if not await self._ground.holds(entry.grounds):
+            return False
+        is_of_revisions_alone = entry.grounds.vocabulary is None and not entry.grounds.exports
+        entry.generation = generation if is_of_revisions_alone else NEVER
+        return True
 
     def _is_brought_forward(self, entry: _Entry, raw: bytes) -> bool:
         """Tell whether what Redis has is the same answer on newer grounds, and note these if it is."""
@@ -464,16 +519,7 @@ class AnswersInFront:
         if kept is None or kept.grounds.digest != entry.grounds.digest:
             return False
         self.n_bytes += len(kept.head) - len(entry.head)
-        entry.head, entry.grounds = kept.head, kept.grounds
-        return True
-
-    async def _holds(self, entry: _Entry) -> bool:
-        if self._ground.is_known_to_hold(entry.stamp):
-            return True
-        stamp = self._ground.stamp(entry.grounds)
-        if not await self._ground.holds(entry.grounds):
-            return False
-        entry.stamp = stamp
+        entry.head, entry.grounds, entry.generation = kept.head, kept.grounds, NEVER
         return True
 
     async def _hand_on(self, request: bytes, scope: Scope, receive: Receive, send: Send) -> None:
@@ -496,8 +542,6 @@ class AnswersInFront:
 
     def _remember(self, request: bytes, key: str, kept: Kept, start: Message, body: Message) -> None:
         start = {**start, "headers": [*start["headers"], (b"cache-status", b"catchment; hit")]}
-        # The stamp is older than any: what holds is looked at when it is asked for.
-        stamp = Stamp(generation=-1, is_of_revisions_alone=False)
         is_held = len(kept.body) * 4 <= self._lru_bytes
         self._forget(request)
         self._entries[request] = entry = _Entry(
@@ -505,18 +549,23 @@ class AnswersInFront:
             key=key,
             head=kept.head,
             grounds=kept.grounds,
-            stamp=stamp,
+            generation=NEVER,  # it is looked at when it is asked for
             start=start,
             body=body if is_held else None,
             has_body=bool(body.get("body")),
         )
         self.n_bytes += entry.n_bytes
+        self._keep_within_bounds()
+
+    def _keep_within_bounds(self) -> None:
         while self.n_bytes > max(self._lru_bytes, LRU_BYTES // 4):
             self._forget(next(iter(self._entries)))
 
     def _forget(self, request: bytes) -> None:
         if (entry := self._entries.pop(request, None)) is not None:
             self.n_bytes -= entry.n_bytes
+            if entry.whole is not None:
+                del self._wholes[entry.whole]
 
 
 _TOLD_APART = frozenset(
@@ -552,30 +601,20 @@ def _tells(sent: list[Message], body: bytes) -> bool:
     return sent[1].get("body", b"") == (b"" if sent[0]["status"] == 304 else body) and sent[0]["status"] in (200, 304)
 
 
-async def _receive_soon(receive: Receive) -> Message | None:
-    """Return the first message of a request; None when it does not come within `BODY_S`.
-
-    Mostly it is there already. Then no clock is started, which takes longer than all the rest of a hit.
-    """
-    step = receive().__await__()
-    try:
-        waited_for = next(step)
-    except StopIteration as done:
-        message: Message = done.value
-        return message
-    try:
-        async with asyncio.timeout(BODY_S):
-            return await _Begun(waited_for, step)
-    except TimeoutError:
-        return None
-
-
 class _Begun:
     """What was begun to be waited for, to be waited for to its end."""
 
     def __init__(self, waited_for: Any, step: Generator[Any, Any, Message]) -> None:
         self._waited_for = waited_for
         self._step = step
+
+    async def wait(self, limit_s: float) -> Message | None:
+        """Return the message; None when it does not come in time."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self
+        except TimeoutError:
+            return None
 
     def __await__(self) -> Generator[Any, Any, Message]:
         try:

@@ -208,7 +208,7 @@ class Service:
         return "ok" if os.access(folder, os.W_OK | os.X_OK) else f"{folder.name} cannot be written"
 
 
-def create_app(settings: Settings, live: Live | None = None) -> ASGIApp:
+def create_app(settings: Settings, live: Live | None = None) -> AnswersInFront:
     """Return the application; `settings` name the database and the cache.
 
     Whoever stops it ends `live` first, or connections that stay open would hold it up.

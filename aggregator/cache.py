@@ -196,6 +196,17 @@ class CacheManager:
             return None
         return found
 
+    def ask_bytes(self, key: str) -> "asyncio.Future[Any] | None":
+        """Return what will be what `find_bytes` finds, or an error; None when that cannot be asked at once."""
+        asked = None if self._probing is not None else self._client.ask("GET", f"bytes:{key}")
+        if asked is not None:
+            asked.add_done_callback(self._note_failure)
+        return asked
+
+    def _note_failure(self, asked: "asyncio.Future[Any]") -> None:
+        if not asked.cancelled() and (error := asked.exception()) is not None and isinstance(error, Exception):
+            self._note("get", error)
+
     async def put_bytes(self, key: str, value: bytes) -> None:
         """Keep a finished answer for the active period."""
         await self._try(

@@ -57,6 +57,11 @@ class RespClient:
             raise ResponseError(str(answer))
         return answer
 
+    def ask(self, *command: bytes | str | int) -> "asyncio.Future[Any] | None":
+        """Send a command and return what will be its answer, without waiting; None when there is no connection."""
+        connection = self._connection
+        return None if connection is None or connection.is_lost else connection.send(command)
+
     def tell(self, *command: bytes | str | int) -> None:
         """Send a command behind all that were sent, and wait for nothing; without a connection nothing is sent."""
         if self._connection is not None and not self._connection.is_lost:

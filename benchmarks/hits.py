@@ -40,10 +40,12 @@ DOCUMENT = """query Page($filter: SearchFilter!) {
 }"""
 BODY = msgspec.json.encode({"query": DOCUMENT, "variables": {"filter": {}}})
 
-BARE, EXECUTED = "pure ASGI, the same bytes", "Strawberry's execution, documents and look-ups kept"
+BARE, OUR_SERVER = "pure ASGI, the same bytes", "the same, with the server's limits on heads"
+EXECUTED = "Strawberry's execution, documents and look-ups kept"
 MEMORY, REDIS = "hit in memory", "hit in Redis"
 RIVALS = {
     BARE: "constant",
+    OUR_SERVER: "guarded",
     "pure ASGI, Redis by redis-py": "redis-py",
     "pure ASGI, Redis by our client": "resp",
     EXECUTED: "strawberry",

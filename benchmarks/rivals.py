@@ -25,8 +25,10 @@ from aggregator.api.context import Context
 from aggregator.api.live import Live
 from aggregator.api.resolvers import Mutation, Query
 from aggregator.api.scalars import CONFIG
+from aggregator.api.sockets import SERVER_OPTIONS
 from aggregator.app import Service
 from aggregator.commands.web import LISTENING, address_of
+from aggregator.connection import GuardedProtocol
 from aggregator.controller import CoreController
 from aggregator.resp import RespClient
 from aggregator.settings import Settings
@@ -146,7 +148,13 @@ async def executed(settings: Settings, _content: bytes) -> AsyncIterator[Answer]
         yield answer
 
 
-RIVALS = {"constant": constant, "redis-py": from_redis_py, "resp": from_resp, "strawberry": executed}
+RIVALS = {
+    "constant": constant,
+    "guarded": constant,
+    "redis-py": from_redis_py,
+    "resp": from_resp,
+    "strawberry": executed,
+}
 
 
 async def _serve(which: str, told: dict[str, Any], settings: Settings) -> None:
@@ -154,8 +162,9 @@ async def _serve(which: str, told: dict[str, Any], settings: Settings) -> None:
     async with RIVALS[which](settings, told["body"].encode()) as answer:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             app = answering(answer, headers)
+            protocol = "httptools" if which == "constant" else GuardedProtocol
             config = uvicorn.Config(
-                app, http="httptools", ws="none", log_config=None, access_log=False, server_header=False
+                app, http=protocol, log_config=None, access_log=False, server_header=False, **SERVER_OPTIONS
             )
             sys.stdout.write(f"{LISTENING}{address_of(listener)}\n")
             sys.stdout.flush()

@@ -34,8 +34,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "aggregator.flights": ("aggregator.cache",),
     "aggregator.present": ("aggregator.staging.ledger", *CATALOGUE),
     "aggregator.admission": (),
+    "aggregator.wire": ("aggregator.connection",),
     "aggregator.answers": (
         "aggregator.admission",
+        "aggregator.wire",
         "aggregator.api.context",
         "aggregator.api.execution",
         "aggregator.api.protocol",

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 import uvicorn
@@ -21,9 +22,9 @@ from aggregator.api.sockets import SERVER_OPTIONS
 from aggregator.app import create_app
 from aggregator.commands.failures import Failure
 from aggregator.commands.settings import load_settings
-from aggregator.connection import GuardedProtocol
 from aggregator.log import configure_logging
 from aggregator.settings import Settings
+from aggregator.wire import WireProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,10 @@ def address_of(listener: socket.socket) -> str:
 
 def _uvicorn_config(settings: Settings, live: Live) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # what it says at INFO is said better by us
+    app = create_app(settings, live)
     return uvicorn.Config(
-        create_app(settings, live),
-        http=GuardedProtocol,
+        app,
+        http=partial(WireProtocol, teller=app),  # type: ignore[arg-type]  # it makes what uvicorn wants
         lifespan="on",
         log_config=None,
         access_log=False,

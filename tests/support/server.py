@@ -4,8 +4,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,6 +16,7 @@ from aggregator.api.sockets import SERVER_OPTIONS
 from aggregator.app import create_app
 from aggregator.connection import GuardedProtocol
 from aggregator.settings import Settings
+from aggregator.wire import WireProtocol
 
 START_S = 20
 """Longest time the service may take to answer, on a busy machine."""
@@ -25,17 +27,20 @@ def serving(settings: Settings) -> Iterator[str]:
     """Serve the application on 127.0.0.1 and give its address; its servers must run already."""
     settings.buffer_dir.mkdir(parents=True, exist_ok=True)
     live = Live()
-    with serving_app(create_app(settings, live), live, lifespan="on") as url:
+    app = create_app(settings, live)
+    with serving_app(app, live, lifespan="on", protocol=partial(WireProtocol, teller=app)) as url:
         yield url
 
 
 @contextmanager
-def serving_app(app: ASGIApp, live: Live | None = None, *, lifespan: Literal["on", "off"] = "off") -> Iterator[str]:
+def serving_app(
+    app: ASGIApp, live: Live | None = None, *, lifespan: Literal["on", "off"] = "off", protocol: Any = GuardedProtocol
+) -> Iterator[str]:
     """Serve any application on 127.0.0.1 and give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             app,
-            http=GuardedProtocol,
+            http=protocol,
             lifespan=lifespan,
             log_config=None,
             timeout_graceful_shutdown=5,
