@@ -9,7 +9,7 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import archives, extraction, ingest, lookups, migration, pgstac, search, stac, staging, writes
+from benchmarks import archives, extraction, hits, ingest, lookups, migration, pgstac, search, stac, staging, writes
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.questions import KINDS
@@ -30,6 +30,7 @@ TABLE_WIDTH = 240
             "migration",
             "writes",
             "search",
+            "hits",
             "staging",
             "archives",
             "extraction",
@@ -55,6 +56,13 @@ TABLE_WIDTH = 240
     help="Kind of look-up; may be repeated.  [default: all]",
 )
 @click.option(
+    "--requests",
+    type=click.IntRange(1),
+    default=100_000,
+    show_default=True,
+    help="Requests that show how memory grows.",
+)
+@click.option(
     "--limit-s", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Longest load of searches."
 )
 @click.option(
@@ -72,11 +80,12 @@ def main(
     repeats: int,
     questions: int,
     kinds: Sequence[str],
+    requests: int,
     limit_s: float,
     data_dir: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Measure the service on this machine: ingest, writes, search, staging, archives, extraction.
+    """Measure the service on this machine: ingest, writes, search, hits, staging, archives, extraction.
 
     'stac' compares it with pgstac; it needs Debian packages and is not among 'all'.
 
@@ -116,6 +125,8 @@ def main(
             show(migration.run(servers, n_files=files))
         if which in ("search", "all"):
             show(*search.run(servers, n_files=files, repeats=repeats, limit_s=limit_s))
+        if which in ("hits", "all"):
+            show(*hits.run(servers, repeats=repeats, limit_s=limit_s, requests=requests))
         if which in ("staging", "all"):
             show(staging.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
         if which in ("archives", "all"):

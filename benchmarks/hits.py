@@ -6,6 +6,7 @@ with the same settings, one after the other in each repeat, and the same client 
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from aggregator.commands.serve import tied_command
 from aggregator.commands.settings import environ_of
 from aggregator.commands.web import LISTENING
 from aggregator.settings import Settings
-from benchmarks.catalogue import make_facilities, written_batches
+from benchmarks.catalogue import make_facilities, make_storages, written_batches
 from benchmarks.ingest import BATCH_LINES, register, send_lanes, share_out
 from benchmarks.measuring import Sample, Table, gather, percentile
 from benchmarks.repeating import repeat
@@ -53,6 +54,9 @@ RIVALS = {
 
 AT_ONCE = 200
 """Equal searches at once on an empty cache."""
+
+NEW_LINES = 5_000
+"""Lines of one batch of new files."""
 
 PROCESSES = 4
 """Web processes that share them."""
@@ -88,6 +92,7 @@ def run(servers: Servers, *, repeats: int, limit_s: float, requests: int) -> lis
         Table(title="Ratios of answers per second, each of one repeat", rows=(gather("ratio", ratios),)),
         _measure_cold(servers, repeats=repeats),
         _measure_workers(servers, repeats=repeats, limit_s=limit_s),
+        _measure_under_ingest(servers, repeats=repeats, limit_s=limit_s),
         _measure_memory(servers, requests=requests),
     ]
     servers.drop("hits")
@@ -167,7 +172,10 @@ def _measure_cold(servers: Servers, *, repeats: int) -> Table:
     return Table(
         title=f"{AT_ONCE} equal searches at once, nothing kept, {PROCESSES} web processes",
         rows=(gather("searches", samples),),
-        notes=("look-ups: statements that read a page, as the database counted them",),
+        notes=(
+            "over a connection each, by a client that takes longer than the service; a test sees to it that they are "
+            "looked up once",
+        ),
     )
 
 
@@ -184,6 +192,73 @@ def _ask_at_once(servers: Servers, service: Service, mark: str) -> Sample:
 
         latencies = list(pool.map(ask, range(AT_ONCE)))
     return {"slowest": (1e3 * max(latencies), "ms"), "p50": (1e3 * percentile(latencies, 0.5), "ms")}
+
+
+def _measure_under_ingest(servers: Servers, *, repeats: int, limit_s: float) -> Table:
+    """Ask about past seasons while files of a new one keep coming."""
+    alone, meanwhile = "alone", "while files of another season come"
+    samples: dict[str, list[Sample]] = {alone: [], meanwhile: []}
+    bodies = [_about_season(year) for year in range(2010, 2010 + CONNECTIONS)]
+    for number in range(repeats):
+        with running_service(servers, "hits", keep=True) as service:
+            samples[alone].append(_measure_seasons(service, bodies, limit_s))
+            is_over = threading.Event()
+            with ThreadPoolExecutor(1) as pool:
+                sending = pool.submit(_send_new_season, service, number, is_over)
+                measured = _measure_seasons(service, bodies, limit_s)
+                is_over.set()
+                ingested, duration_s = sending.result()
+            samples[meanwhile].append({**measured, "records per second": (ingested / duration_s, "")})
+    return Table(
+        title=f"Questions about {CONNECTIONS} past seasons, one connection each",
+        rows=tuple(gather(label, repeated) for label, repeated in samples.items()),
+        notes=("hits: share of the answers that were told again, of one in 64 that were looked at",),
+    )
+
+
+def _about_season(year: int) -> bytes:
+    interval = {"begin": f"{year}-09-01", "end": f"{year + 1}-06-01"}
+    return msgspec.json.encode({"query": DOCUMENT, "variables": {"filter": {"time": interval}}})
+
+
+def _measure_seasons(service: Service, bodies: list[bytes], limit_s: float) -> dict[str, tuple[float, str]]:
+    url, processes = service.url, [service.web]
+    repeat(url, bodies, connections=CONNECTIONS, limit=500, limit_s=limit_s, service=processes)
+    load = repeat(url, bodies, connections=CONNECTIONS, limit=10**9, limit_s=limit_s, service=processes)
+    return {
+        "answers per second": (load.per_second, ""),
+        "p50": (1e3 * percentile(load.latencies_s, 0.5), "ms"),
+        "p99": (1e3 * percentile(load.latencies_s, 0.99), "ms"),
+        "hits": (100 * load.hits, "%"),
+    }
+
+
+def _send_new_season(service: Service, number: int, is_over: threading.Event) -> tuple[int, float]:
+    """Send batches of new files of 2031 until it is over; return how many were taken, and in which time."""
+    facility = make_facilities(N_FILES)[0].facility()
+    storage = make_storages(make_facilities(N_FILES)[0])[0]
+    sent, begin = 0, time.perf_counter()
+    with httpx.Client(
+        base_url=service.url, timeout=120, headers={"authorization": f"Bearer {service.token}"}
+    ) as client:
+        while not is_over.is_set():
+            lines = [
+                msgspec.json.encode(
+                    {
+                        "facility": facility.name,
+                        "storage": storage.name,
+                        "path": f"2031/{number}/{sent + at}.fits",
+                        "size_bytes": 1000 + at,
+                        "time_begin": f"2031-10-{1 + at % 28:02}T20:00:00Z",
+                    }
+                )
+                for at in range(NEW_LINES)
+            ]
+            answer = client.post("/api/v1/files", content=b"\n".join(lines) + b"\n")
+            if answer.status_code != 200 or answer.json()["added"] != NEW_LINES:
+                raise BenchmarkError(f"new files were not taken: {answer.text[:500]}")
+            sent += NEW_LINES
+    return sent, time.perf_counter() - begin
 
 
 def _measure_workers(servers: Servers, *, repeats: int, limit_s: float) -> Table:

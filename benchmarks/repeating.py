@@ -7,6 +7,7 @@ it is looked at (one in `LOOKED_AT`), is checked.
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import psutil  # type: ignore[import-untyped]
@@ -22,6 +23,14 @@ LOOKED_AT = 64
 """One answer in so many is compared with the first one."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repeated(Load):
+    """What came of one load of the same questions."""
+
+    hits: float
+    """Share of answers that say that they were told again, of those that were looked at."""
+
+
 def repeat(
     url: str,
     bodies: Sequence[bytes],
@@ -30,7 +39,7 @@ def repeat(
     limit: int,
     limit_s: float,
     service: Sequence[psutil.Process],
-) -> Load:
+) -> Repeated:
     """Post one body per connection, again and again, until `limit` are answered or `limit_s` seconds are over.
 
     Raises
@@ -49,7 +58,7 @@ async def _repeat(
     limit: int,
     limit_s: float,
     service: Sequence[psutil.Process],
-) -> Load:
+) -> Repeated:
     address, loop = urlsplit(url), asyncio.get_running_loop()
     counter = _Counter(limit)
     repeaters = []
@@ -74,7 +83,8 @@ async def _repeat(
     duration_s = time.perf_counter() - begin
     for repeater in repeaters:
         repeater.transport.abort()
-    return Load(
+    return Repeated(
+        hits=counter.hits / max(counter.looked_at, 1),
         latencies_s=tuple(counter.latencies_s),
         duration_s=duration_s,
         client_cpu_s=time.process_time() - client_cpu_s,
@@ -89,6 +99,8 @@ class _Counter:
         self.left = limit
         self.ends_at = 0.0
         self.latencies_s: list[float] = []
+        self.looked_at = 0
+        self.hits = 0
 
 
 class _Repeater(asyncio.Protocol):
@@ -142,8 +154,10 @@ class _Repeater(asyncio.Protocol):
             self.ask()
 
     def _is_as_expected(self, answer: bytes) -> bool:
-        body = answer.partition(b"\r\n\r\n")[2]
+        head, _, body = answer.partition(b"\r\n\r\n")
         self._expected = self._expected or body
+        self._counter.looked_at += 1
+        self._counter.hits += b"cache-status: catchment; hit" in head
         return answer.startswith(b"HTTP/1.1 200 ") and b'"errors":' not in body and body == self._expected
 
     def connection_lost(self, exc: Exception | None) -> None:

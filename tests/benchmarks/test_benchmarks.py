@@ -10,7 +10,16 @@ from click.testing import CliRunner
 from benchmarks.__main__ import main
 from benchmarks.questions import KINDS
 
-SMALL = ["--questions=1", "--staged=3", "--tiny=5", "--files=300", "--samples=0.02", "--repeats=1", "--limit-s=0.2"]
+SMALL = [
+    "--questions=1",
+    "--staged=3",
+    "--tiny=5",
+    "--files=300",
+    "--samples=0.02",
+    "--repeats=1",
+    "--limit-s=0.2",
+    "--requests=500",
+]
 
 
 def run_benchmark(which: str, tmp_path: Path) -> dict[str, Any]:
@@ -142,3 +151,14 @@ def test_extraction_tells_rates_of_both_readers_and_the_ratio_to_getheader(tmp_p
     for found in scans.values():
         assert found["files per second"] > 0
         assert found["memory"] > 50
+
+
+@pytest.mark.long
+def test_hits_tell_rates_beside_rivals_and_what_many_requests_take(tmp_path: Path) -> None:
+    rates, ratios, cold, workers, seasons, memory = map(figures, run_benchmark("hits", tmp_path)["tables"])
+    assert {"hit in memory", "hit in Redis", "pure ASGI, the same bytes"} <= rates.keys()
+    assert all(found["answers per second"] > 0 for found in (*rates.values(), *workers.values()))
+    assert all(ratio > 0 for ratio in ratios["ratio"].values())
+    assert cold["searches"]["p50"] <= cold["searches"]["slowest"]
+    assert seasons["while files of another season come"]["hits"] > 0
+    assert memory["resident"]["before"] <= memory["resident"]["in the end"]
