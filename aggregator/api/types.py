@@ -498,6 +498,7 @@ class SearchResult:
     @strawberry.field(description="Whether the summary came from the cache.")
     def cached(self, info: Info) -> bool:
         """Tell where the summary came from."""
+        info.context.footprint.rest_on(self.response.answer)
         if not self.response.cached:
             # The next one who asks finds it there.
             info.context.footprint.pass_by()
@@ -541,6 +542,7 @@ class SearchResult:
         controller, footprint = info.context.controller, info.context.footprint
         response = await controller.count_exactly(self.response)
         known = await info.context.vocabulary.get()
+        footprint.rest_on(response.answer)
         footprint.tell_revision()
         footprint.tell_vocabulary(known.digest)
         return cite(response, known, await controller.time_of(response.answer))
@@ -603,9 +605,10 @@ class SearchResult:
     ) -> list[Facet]:
         """Return the facets."""
         fields = list(dict.fromkeys(by))
-        for counted in await info.context.controller.counted_for(self.response.answer, fields):
+        answer = self.response.answer
+        for counted in [answer, *await info.context.controller.counted_for(answer, fields)]:
             info.context.footprint.rest_on(counted)
-        found = await info.context.controller.facets(self.response.answer, fields)
+        found = await info.context.controller.facets(answer, fields)
         return [
             Facet(
                 field=field,
@@ -661,6 +664,7 @@ class SearchResult:
     def export(self, info: Info) -> ExportType | None:
         """Return the export of this answer."""
         footprint, export_id = info.context.footprint, self.response.export_id
+        footprint.rest_on(self.response.answer)
         if export_id is None:
             # Once somebody has had the files counted it may turn out that there is one.
             footprint.pass_by()
