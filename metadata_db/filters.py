@@ -479,8 +479,10 @@ def _either(parts: Sequence[str]) -> str:
 
 def _literals(value: Scalar) -> list[str]:
     """Spellings of a value: a large number is stored exactly or, from floating point, in its shortest decimal form."""
-    is_large = isinstance(value, int) and 2**53 < abs(value) < 2**1023
-    return [json.dumps(value), repr(float(value))] if is_large else [json.dumps(value)]
+    if isinstance(value, str | bool) or abs(value) <= 2**53:
+        return [json.dumps(value)]
+    spellings = {repr(float(value))} | ({str(int(value))} if float(value).is_integer() else set())
+    return sorted(spellings)
 
 
 def _like(glob: str) -> str:
