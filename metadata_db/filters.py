@@ -366,7 +366,7 @@ class _Building:
         self.add(
             "path",
             _either(parts),
-            **{f"like_{at}": _like(glob) for at, glob in enumerate(globs)},
+            **{f"like_{at}": like_of(glob) for at, glob in enumerate(globs)},
             **{f"glob_{at}": glob_to_regex(glob) for at, glob in enumerate(globs)},
         )
         likes = _either([f"key.path like %(like_{at})s" for at in range(len(globs))])
@@ -485,7 +485,7 @@ def _literals(value: Scalar) -> list[str]:
     return sorted(spellings)
 
 
-def _like(glob: str) -> str:
+def like_of(glob: str) -> str:
     """Return a pattern of LIKE that matches all that a path pattern does, and more."""
     found, at = [], 0
     while at < len(glob):
