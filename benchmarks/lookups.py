@@ -112,7 +112,7 @@ def run(
             notes=("ratio: time of the other way ÷ time of ours for counts, ours ÷ the other's for the page",),
         ),
     ]
-    return tables if compared else tables[:1]
+    return [table for table in tables if table.rows]
 
 
 def fill(folder: Path, catalogue: CatalogueSettings, facilities: Sequence[GeneratedFacility]) -> None:
