@@ -158,12 +158,8 @@ class CacheManager:
     async def put_part(self, key: str, part: str, value: bytes) -> None:
         """Keep one part of an answer for the active period."""
         name = f"answer:{key}"
-
-        async def write() -> None:
-            written = self._client.call("HSET", name, part, value)
-            await asyncio.gather(written, self._client.call("EXPIRE", name, self._answer_ttl_s))
-
-        await self._try("hset", write, default=None)
+        await self._write("HSET", name, part, value)
+        await self._write("EXPIRE", name, self._answer_ttl_s)
 
     async def find_latest(self, name: str) -> bytes | None:
         """Return which parts were kept last of an answer, whatever it was as of."""
@@ -172,9 +168,7 @@ class CacheManager:
 
     async def put_latest(self, name: str, value: bytes) -> None:
         """Keep which parts were kept last."""
-        await self._try(
-            "set", lambda: self._client.call("SET", f"latest:{name}", value, "EX", self._answer_ttl_s), default=None
-        )
+        await self._write("SET", f"latest:{name}", value, "EX", self._answer_ttl_s)
 
     async def move_parts(self, old_key: str, new_key: str) -> None:
         """Keep the parts of an answer as those of another one, in its place, unless that has some already."""
@@ -198,7 +192,15 @@ class CacheManager:
 
     def ask_bytes(self, key: str) -> "asyncio.Future[Any] | None":
         """Return what will be what `find_bytes` finds, or an error; None when that cannot be asked at once."""
-        asked = None if self._probing is not None else self._client.ask("GET", f"bytes:{key}")
+        return self._ask("GET", f"bytes:{key}")
+
+    async def _write(self, *command: str | bytes | int) -> None:
+        """Write something, and wait only for a connection: commands are carried out in their order."""
+        if self._ask(*command) is None:
+            await self._try(str(command[0]).lower(), lambda: self._client.call(*command), default=None)
+
+    def _ask(self, *command: str | bytes | int) -> "asyncio.Future[Any] | None":
+        asked = None if self._probing is not None else self._client.ask(*command)
         if asked is not None:
             asked.add_done_callback(self._note_failure)
         return asked
@@ -209,9 +211,7 @@ class CacheManager:
 
     async def put_bytes(self, key: str, value: bytes) -> None:
         """Keep a finished answer for the active period."""
-        await self._try(
-            "set", lambda: self._client.call("SET", f"bytes:{key}", value, "EX", self._answer_ttl_s), default=None
-        )
+        await self._write("SET", f"bytes:{key}", value, "EX", self._answer_ttl_s)
 
     # --- who makes what is to be made once -----------------------------------------------------------------------
 
