@@ -31,13 +31,14 @@ from psycopg.types.json import Jsonb
 
 from metadata_db import rollups
 from metadata_db.database import Driver, connected
-from metadata_db.errors import BadInputError, CatalogueError
-from metadata_db.loading import CHANGE_LOCK, HEADER, MOVE_ON, TRAILER
-from metadata_db.making import Maker, prepare_process
-from metadata_db.rows import COLUMNS, JSON_COLUMNS, MAX_LINE_BYTES
+from metadata_db.errors import BadInputError, CatalogueError, UnavailableError
+from metadata_db.loading import CHANGE_LOCK, MOVE_ON
+from metadata_db.making import Drafts, Maker, prepare_process
+from metadata_db.names import Vocabulary
+from metadata_db.packing import COLUMNS, HEADER, TRAILER, set_revision
+from metadata_db.rows import MAX_LINE_BYTES, Block, Words
 from metadata_db.settings import CatalogueSettings
 from metadata_db.tables import ALL_MONTHS
-from metadata_db.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +53,10 @@ LEFT_IN_MEMORY_BYTES = 4_000_000
 MEMORY = "1GB"
 """What the database may use to sort one index."""
 
+COUNT_MEMORY = "256MB"
+"""What it may use to sort or to group once, while it counts: groups of millions of files stay in memory."""
+
 FIRST_REVISION = 1
-
-_OWN_TYPES = {"facility_id": "int2", "storage_id": "int2"}
-
-_TYPES = [_OWN_TYPES.get(name, "jsonb" if name in JSON_COLUMNS else kind) for name, kind in COLUMNS.items()]
-"""Types of the columns of `file`, which COPY in binary wants to the bit."""
 
 
 class NotEmptyError(CatalogueError):
@@ -119,7 +118,7 @@ def load(
     BadInputError
         A path of a storage stands in two lines, or a line is too long.
     UnavailableError
-        The database gave up. Whatever is raised, nothing has been catalogued.
+        The database gave up, or has no space left. Whatever is raised, nothing has been catalogued.
     """
     report = BulkReport()
 
@@ -131,7 +130,7 @@ def load(
         report.seconds[name] = time.monotonic() - began
 
     try:
-        with connected(settings) as driver:
+        with connected(settings) as driver, _faults_told():
             indexes = _prepare(driver)
             with step("copy"):
                 _copy(driver, files, settings, vocabulary, processes, report, on_progress)
@@ -161,6 +160,7 @@ def _run(driver: Driver, statement: str) -> None:
 def _prepare(driver: Driver) -> Mapping[str, str]:
     """Take the table's indexes away; return the statements that build them again, the unique ones first."""
     driver.execute(f"set local maintenance_work_mem = '{MEMORY}'")
+    driver.execute(f"set local work_mem = '{COUNT_MEMORY}'")
     driver.execute("select from facility order by id for update")
     driver.execute("lock table file in access exclusive mode")
     held = driver.execute(
@@ -193,7 +193,8 @@ def _copy(
     report: BulkReport,
     on_progress: OnProgress,
 ) -> None:
-    statement = f"copy file ({', '.join((*COLUMNS, 'added_in'))}) from stdin (format binary)"
+    # Rows of a table that this transaction has truncated can be written as the vacuum would leave them.
+    statement = f"copy file ({', '.join(COLUMNS)}) from stdin (format binary, freeze)"
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),
@@ -260,6 +261,22 @@ _DUPLICATE = re.compile(r"=\((\d+), (.*)\)", re.DOTALL)
 
 
 @contextmanager
+def _faults_told() -> Iterator[None]:
+    """Say what a full disk, or a broken one, means for the load: the server only tells which file it could not write.
+
+    Raises
+    ------
+    UnavailableError
+        The server could not write or read.
+    """
+    try:
+        yield
+    except (psycopg.errors.DiskFull, psycopg.errors.IoError, psycopg.errors.InternalError_) as error:
+        reason = error.diag.message_primary
+        raise UnavailableError(f"the database cannot write: {reason}; nothing has been catalogued") from error
+
+
+@contextmanager
 def _duplicates_told(vocabulary: Vocabulary) -> Iterator[None]:
     try:
         yield
@@ -305,23 +322,21 @@ class _Taken:
 
 
 _maker: Maker
-_vocabulary: Vocabulary
+_words: Words
 
 
 def _start(settings: CatalogueSettings, vocabulary: Vocabulary) -> None:
-    global _maker, _vocabulary  # one for each process of the pool
+    global _maker, _words  # one for each process of the pool
     prepare_process()
-    _maker, _vocabulary = Maker(settings), vocabulary
+    _maker, _words = Maker(settings), Words(vocabulary)
 
 
-def _take(block: bytes) -> _Taken:
+def _take(data: bytes) -> _Taken:
     """Return the rows of a block of lines, but for those with replicas."""
-    lines = [(number, line) for number, line in enumerate(block.split(b"\n")) if line.strip()]
-    if any(len(line) > MAX_LINE_BYTES for _, line in lines):
+    block = Block(1, data)
+    if any(len(line) > MAX_LINE_BYTES for _, line in block):
         return _Taken(is_too_long=True)
-    made, rejections = _maker.make(lines, _vocabulary, None)
-    others = {rejection.line for rejection in rejections}
-    others.update(number for *_, replicas, number in made if replicas is not None)
-    rows = [(*row[: len(COLUMNS)], FIRST_REVISION) for row in made if row[-1] not in others]
-    left = [line for number, line in lines if number in others]
-    return _Taken(rows=_maker.pack(rows, [*_TYPES, "int8"]), n_rows=len(rows), left=left)
+    made = _maker.make(Drafts(block, (), _words, None, leave_replicated=True))
+    left = made.rejected
+    rows = [set_revision(own.rows, own.lengths, FIRST_REVISION) for own in made.packed.values()]
+    return _Taken(rows=b"".join(rows), n_rows=made.n_lines - len(left), left=[line for _, line in left])

@@ -42,8 +42,13 @@ def fingerprint(storage: str, path: str, size_bytes: int, sha256: str | None) ->
 
     The storage's name, not its number, goes in: equal catalogues have equal checksums everywhere.
     """
-    digest = hashlib.blake2b(f"{storage}\0{path}\0{size_bytes}\0{sha256 or ''}".encode(), digest_size=16).digest()
+    digest = fingerprint_bytes(storage, path, size_bytes, sha256)
     return int.from_bytes(digest[:8], signed=True), int.from_bytes(digest[8:], signed=True)
+
+
+def fingerprint_bytes(storage: str, path: str, size_bytes: int, sha256: str | None) -> bytes:
+    """Return the two numbers of `fingerprint` as sixteen bytes, the highest first."""
+    return hashlib.blake2b(f"{storage}\0{path}\0{size_bytes}\0{sha256 or ''}".encode(), digest_size=16).digest()
 
 
 def set_checksum(sum_high: int, sum_low: int) -> str:

@@ -1,18 +1,22 @@
 """The catalogue as it is written: batches of file records, and of removals, one transaction per facility.
 
-A batch of any length is read as a stream. Lines are decoded and checked in blocks, loaded with COPY into a table of
-the connection's own, and merged when all are there: new files are added, changed ones get a new version, equal ones
-cost a look-up. The facility's revision moves by one with each merge that changed something, in the same transaction.
+A batch of any length is read as a stream. Lines are decoded and checked in blocks, and packed into the rows that COPY
+takes; these are kept, and only what tells what becomes of each goes into a table of the connection's own. They are
+merged when all are there: new files are added, changed ones get a new version, equal ones cost a look-up. The
+facility's revision moves by one with each merge that changed something, in the same transaction.
 Lines that are rejected are kept as dead letters.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metadata_db.database import Database
 from metadata_db.letters import (
@@ -25,21 +29,10 @@ from metadata_db.letters import (
 )
 from metadata_db.listing import Listing
 from metadata_db.loading import LoadingTable, LoadingTables, loading
-from metadata_db.making import Workshop
+from metadata_db.making import Drafts, Made, Workshop, sketch
+from metadata_db.packing import COLUMNS, KEYS
 from metadata_db.rollups import add_up
-from metadata_db.rows import (
-    COLUMNS,
-    JSON_COLUMNS,
-    LOADED,
-    REMOVED,
-    Line,
-    Rejection,
-    finish_rows,
-    iter_blocks,
-    make_drafts,
-    make_removal_rows,
-    make_sketches,
-)
+from metadata_db.rows import REMOVED, Block, Line, Rejection, Words, iter_blocks, make_removal_rows
 from metadata_db.strata import Strata
 from metadata_db.tables import file_history
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
@@ -51,6 +44,9 @@ MAX_BATCHES = 4
 
 BLOCKS_AT_HOME = 2
 """Blocks of a batch that the serving process reads itself before it hands them to others."""
+
+BLOCKS_AHEAD = 4
+"""Blocks of a batch that are read by others at a time, so that neither they nor the database wait for each other."""
 
 PROBE_SHARE, PROBE_EVERY = 0.8, 16
 """When at least this share of a block is new, so many blocks are loaded without asking first."""
@@ -150,7 +146,7 @@ class Ingest:
             The database gave up. Facilities merged so far are whole; sending the batch again is safe.
         """
         report = IngestReport()
-        kind = _Kind(columns=LOADED, reading=_Records, merge=_merge_records, keeps_rejected=True)
+        kind = _Kind(columns=KEYS, reading=_Records, merge=_merge_records, keeps_rejected=True)
         await self._take(chunks, kind, report, allowed=allowed, on_change=on_change)
         report.unchanged = report.received - report.added - report.changed - report.rejected
         return report
@@ -180,26 +176,47 @@ class Ingest:
     ) -> None:
         async with self._places, self._database.session() as connection, loading(connection, kind.columns) as tables:
             reading = kind.reading(tables, self._readers, allowed)
-            async for block in iter_blocks(chunks):
+
+            async def tell(found: Iterable[Read]) -> None:
+                for read in found:
+                    report.received += read.n_lines
+                    report.reject(read.rejections)
+                    if read.rejected:
+                        await keep(connection, make_letters(read.rejected, read.rejections, vocabulary, allowed))
+
+            try:
+                async for block in iter_blocks(chunks):
+                    vocabulary = await self._vocabulary.get()
+                    await tell(await reading.take(block, vocabulary))
                 vocabulary = await self._vocabulary.get()
-                rejections = await reading.take(block, vocabulary)
-                report.received += len(block)
-                report.reject(rejections)
-                if rejections and kind.keeps_rejected:
-                    await keep(connection, make_letters(block, rejections, vocabulary, allowed))
-            vocabulary = await self._vocabulary.get()
+                await tell(await reading.finish())
+            finally:
+                await reading.close()
             for table in tables:
-                await table.analyze()
                 await reading.settle(table)
-                foreign = await table.take_foreign(vocabulary)
-                report.reject(line.rejection for line in foreign)
-                if foreign and kind.keeps_rejected:
-                    await keep(connection, make_foreign_letters(foreign, table.facility_id, vocabulary))
                 name = vocabulary.facility.names[table.facility_id]
-                report.revisions[name] = await kind.merge(table, name, report)
+                report.revisions[name] = await self._merge(kind, table, report, connection, vocabulary)
                 on_change({name: report.revisions[name]})
             for name, revision in await reading.revisions_of_others():
                 report.revisions.setdefault(name, revision)
+
+    async def _merge(
+        self, kind: "_Kind[R]", table: LoadingTable, report: R, connection: AsyncConnection, vocabulary: Vocabulary
+    ) -> int:
+        """Merge a table, but for files of others; return the facility's revision."""
+        violation = None
+        while True:
+            foreign = await table.take_foreign(vocabulary)
+            if violation is not None and not foreign:
+                raise violation
+            report.reject(line.rejection for line in foreign)
+            if foreign and kind.keeps_rejected:
+                await keep(connection, make_foreign_letters(foreign, table.facility_id, vocabulary))
+            try:
+                return await kind.merge(table, vocabulary.facility.names[table.facility_id], report)
+            except psycopg.errors.UniqueViolation as error:
+                # Meanwhile another facility has catalogued one of the paths, on a storage that both share.
+                violation = error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +234,19 @@ class _Removals:
         self._tables = tables
         self._allowed = allowed
 
-    async def take(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Rejection]:
-        """Load the good lines of a block; return why the others are not."""
-        rows, rejections = await asyncio.to_thread(make_removal_rows, block, vocabulary, self._allowed)
+    async def take(self, block: Block, vocabulary: Vocabulary) -> "list[Read]":
+        """Load the good lines of a block; return what has been loaded."""
+        lines = list(block)
+        rows, rejections = await asyncio.to_thread(make_removal_rows, lines, vocabulary, self._allowed)
         await self._tables.copy(rows)
-        return rejections
+        return [Read(n_lines=len(lines), rejections=rejections)]
+
+    async def finish(self) -> "list[Read]":
+        """Load what is under way: nothing."""
+        return []
+
+    async def close(self) -> None:
+        """Wait for what is still under way after a failure: nothing."""
 
     async def settle(self, table: LoadingTable) -> None:
         """Do what is left before a table is merged: nothing."""
@@ -229,6 +254,15 @@ class _Removals:
     async def revisions_of_others(self) -> list[tuple[str, int]]:
         """Return the revisions of facilities that were named, but of which nothing was loaded: none."""
         return []
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """Lines that were read: how many, and which of them are not good and why."""
+
+    n_lines: int
+    rejections: Sequence[Rejection] = ()
+    rejected: Sequence[Line] = ()
 
 
 class _Records(_Removals):
@@ -248,41 +282,61 @@ class _Records(_Removals):
         self._blocks = 0
         self._probe_again_in = 0
         self._has_asked = False
+        self._making: deque[asyncio.Task[Made]] = deque()
 
-    async def take(self, block: Sequence[Line], vocabulary: Vocabulary) -> Sequence[Rejection]:
-        """Load the lines of a block that say something new; return why some are not good."""
+    async def take(self, block: Block, vocabulary: Vocabulary) -> list[Read]:
+        """Load the lines of a block that say something new, or see to it; return what has been loaded by now."""
         # Small batches are not worth the start of processes, nor the way there and back.
         workshop = self._workshop if self._blocks >= BLOCKS_AT_HOME else None
         self._blocks += 1
+        found, known = [], frozenset[int]()
         if self._probe_again_in:
             self._probe_again_in -= 1
         else:
-            kept = len(block)
-            block = await self._without_known(block, vocabulary, workshop)
-            self._probe_again_in = 0 if len(block) < PROBE_SHARE * kept else PROBE_EVERY
-        if not block:
-            return []
-        if workshop is not None:
-            made = await workshop.make(block, vocabulary, self._allowed)
-            await self._tables.copy_packed(made.rows)
-            return made.rejections
-        drafts, rejections = await asyncio.to_thread(make_drafts, block, vocabulary, self._allowed)
-        if unknown := {draft.stratum for _, draft in drafts} - self._strata.numbers.keys():
-            await self._strata.learn(self._tables.driver, unknown)
-        await self._tables.copy(await asyncio.to_thread(finish_rows, drafts, self._strata.numbers))
-        return rejections
-
-    async def _without_known(
-        self, block: Sequence[Line], vocabulary: Vocabulary, workshop: Workshop | None
-    ) -> Sequence[Line]:
-        self._has_asked = True
-        sketches = await self._tables.sketches()
+            n_lines, known = await self._find_known(block, vocabulary, workshop)
+            self._probe_again_in = PROBE_EVERY if len(known) <= (1 - PROBE_SHARE) * n_lines else 0
+            found.append(Read(n_lines=len(known)))
+            if len(known) == n_lines:
+                return found
         if workshop is None:
-            rows = await asyncio.to_thread(make_sketches, block, vocabulary, self._allowed)
-            known = await sketches.find_known(rows)
+            return [*found, await self._load(await self._make(block, known, vocabulary))]
+        self._making.append(asyncio.create_task(workshop.make(block, known, vocabulary, self._allowed)))
+        while len(self._making) >= BLOCKS_AHEAD:
+            found.append(await self._load(await self._making.popleft()))
+        return found
+
+    async def finish(self) -> list[Read]:
+        """Load what is under way."""
+        return [await self._load(await self._making.popleft()) for _ in range(len(self._making))]
+
+    async def close(self) -> None:
+        """Wait for what is still under way after a failure, a few blocks.
+
+        It is not cancelled: the thread of a pool does not bear that while one of its processes dies.
+        """
+        await asyncio.gather(*self._making, return_exceptions=True)
+
+    async def _make(self, block: Block, known: Collection[int], vocabulary: Vocabulary) -> Made:
+        drafts = await asyncio.to_thread(Drafts, block, known, Words(vocabulary), self._allowed)
+        while unknown := drafts.unknown(self._strata.numbers):
+            await self._strata.learn(self._tables.driver, unknown)
+        return await asyncio.to_thread(drafts.finish, self._strata.numbers)
+
+    async def _load(self, made: Made) -> Read:
+        await self._tables.add(made.packed)
+        return Read(n_lines=made.n_lines, rejections=made.rejections, rejected=made.rejected)
+
+    async def _find_known(
+        self, block: Block, vocabulary: Vocabulary, workshop: Workshop | None
+    ) -> tuple[int, frozenset[int]]:
+        """Return how many lines there are, and those that are known."""
+        self._has_asked = True
+        if workshop is None:
+            sketched = await asyncio.to_thread(sketch, block, vocabulary, self._allowed)
         else:
-            known = await sketches.find_known_packed(await workshop.sketch(block, vocabulary, self._allowed))
-        return [line for line in block if line[0] not in known] if known else block
+            sketched = await workshop.sketch(block, vocabulary, self._allowed)
+        sketches = await self._tables.sketches()
+        return sketched.n_lines, frozenset(await sketches.find_known(sketched.rows, sketched.facilities))
 
     async def settle(self, table: LoadingTable) -> None:
         """Forget rows of which a later line of the batch says what the catalogue says: the last line counts."""
@@ -324,7 +378,7 @@ async def _merge_records(table: LoadingTable, facility: str, report: IngestRepor
     async with table.transaction():
         await table.execute("set local work_mem = '128MB'")
         revision = await table.lock_facility()
-        await table.execute(_DECIDE)
+        await table.execute(_DECIDE, {"facility_id": table.facility_id})
         fates = _Fates(**await table.fetch_one(_COUNT))
         await _carry_out(table, fates, revision + 1)
         await settle_catalogued(table)
@@ -350,9 +404,14 @@ async def _carry_out(table: LoadingTable, fates: _Fates, revision: int) -> None:
     if fates.changed:
         await table.execute(_SUPERSEDE, values)
     if fates.new or fates.changed:
-        await table.execute(_INSERT, values)
-        await table.execute(_LENGTHEN, values)
+        is_all = fates.new + fates.changed == table.pile.n_rows
+        lines = None if is_all else await table.fetch_lines("is_same is not true")
+        await table.copy_rows("file", revision=revision, lines=lines)
+        await table.execute(_LENGTHEN, values | {"longest": table.pile.longest})
     if fates.reread:
+        await table.execute(_REREAD_TABLE)
+        lines = await table.fetch_lines("is_same and is_read_otherwise")
+        await table.copy_rows("reread", revision=revision, lines=lines)
         await table.execute(_REREAD)
     if fates.checked:
         await table.execute(_CHECK)
@@ -362,17 +421,19 @@ async def _carry_out(table: LoadingTable, fates: _Fates, revision: int) -> None:
 
 _DECIDE = """
     create temporary table fate on commit drop as
-    select distinct on (incoming.storage_id, incoming.path)
-        incoming.line, file.id as living_id, file.digest = incoming.digest as is_same,
+    select incoming.line, file.id as living_id, file.digest = incoming.digest as is_same,
         file.reading is distinct from incoming.reading as is_read_otherwise,
         incoming.sha256 is not null and file.checked_at < now() - interval '1 hour' as is_check,
         incoming.replicas is not null as is_replicated
-    from {incoming} as incoming left join file on file.storage_id = incoming.storage_id
-        and file.path = incoming.path
-    order by incoming.storage_id, incoming.path, incoming.line desc
+    from (
+        select distinct on (storage_id, path) * from {incoming} order by storage_id, path, line desc
+    ) as incoming left join lateral (
+        select id, digest, reading, checked_at from file
+        where storage_id = incoming.storage_id and path = incoming.path and facility_id = %(facility_id)s offset 0
+    ) as file on true
 """
-"""What becomes of each path, looked up once, in narrow rows because they are sorted. One that stands twice in a batch
-counts as it stands last."""
+"""What becomes of each path, looked up once, in the order of the index. One that stands twice in a batch counts as it
+stands last. The file of another facility is none of ours: the unique index refuses what would take its place."""
 
 _COUNT = """
     select count(*) filter (where living_id is null) as new, count(*) filter (where not is_same) as changed,
@@ -388,26 +449,16 @@ _SUPERSEDE = f"""
     insert into file_history ({_PAST}, removed_in) select {_PAST}, %(revision)s from ended
 """
 
-_INSERT = f"""
-    insert into file ({", ".join(COLUMNS)}, added_in)
-    select {", ".join(f"{name}::jsonb" if name in JSON_COLUMNS else name for name in COLUMNS)}, %(revision)s
-    from {{incoming}} join fate using (line) where fate.is_same is not true
+_LENGTHEN = """
+    update facility set longest = %(longest)s where id = %(facility_id)s and longest < %(longest)s
 """
 
-_LENGTHEN = """
-    update facility set longest = found.longest
-    from (
-        select max(time_over - time_begin) as longest from {incoming}
-        where time_over - time_begin <= interval '1 day'
-    ) as found
-    where facility.id = %(facility_id)s and facility.longest < found.longest
-"""
+_REREAD_TABLE = f"create temporary table reread on commit drop as select {', '.join(COLUMNS)} from file with no data"
 
 _REREAD = """
-    update file set description = incoming.description, provenance = incoming.provenance::jsonb,
-        warnings = incoming.warnings::jsonb, reading = incoming.reading, line_digest = incoming.line_digest
-    from {incoming} as incoming join fate using (line)
-    where file.id = fate.living_id and fate.is_same and fate.is_read_otherwise
+    update file set description = reread.description, provenance = reread.provenance, warnings = reread.warnings,
+        reading = reread.reading, line_digest = reread.line_digest
+    from reread where file.storage_id = reread.storage_id and file.path = reread.path
 """
 """In place: the values are the same, so no version of the file is another."""
 
@@ -454,8 +505,10 @@ _MISS = """
         incoming.storage_id, incoming.path, file.id as living_id,
         incoming.size_bytes is null or (file.size_bytes = incoming.size_bytes
             and file.modified_at is not distinct from incoming.modified_at) as is_missed
-    from {incoming} as incoming join file on file.storage_id = incoming.storage_id
-        and file.path = incoming.path and file.facility_id = %(facility_id)s
+    from {incoming} as incoming cross join lateral (
+        select id, size_bytes, modified_at from file
+        where storage_id = incoming.storage_id and path = incoming.path and facility_id = %(facility_id)s offset 0
+    ) as file
     order by incoming.storage_id, incoming.path, incoming.line desc
 """
 

@@ -72,11 +72,12 @@ class DeadLetters:
         report = FailureReport()
         async for block in iter_blocks(chunks):
             vocabulary = await self._vocabulary.get()
-            rows, rejections = sift(block, partial(_make_failure_row, vocabulary=vocabulary, allowed=allowed))
+            lines = list(block)
+            rows, rejections = sift(lines, partial(_make_failure_row, vocabulary=vocabulary, allowed=allowed))
             if rows:
                 async with self._database.transaction() as connection:
                     await keep(connection, [letter for letter, _ in rows])
-            report.received += len(block)
+            report.received += len(lines)
             report.kept += len(rows)
             report.rejected += len(rejections)
             report.rejections += rejections
@@ -297,4 +298,4 @@ _SETTLE = """
       and dead_letter.path = incoming.path
 """
 
-_AS_FAR_AS_READ = " and (dead_letter.stage = 'ingest' or incoming.description is not null)"
+_AS_FAR_AS_READ = " and (dead_letter.stage = 'ingest' or incoming.is_read)"

@@ -1,18 +1,35 @@
 """Rows on their way into the catalogue: COPY into tables of the connection's own, one for each facility of a batch."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import groupby
+from tempfile import SpooledTemporaryFile
 from typing import Any, Self
 
+import numpy as np
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metadata_db.rows import SKETCHED, TEXT, Rejection, Row
+from metadata_db.errors import UnavailableError
+from metadata_db.packing import (
+    COLUMNS,
+    HEADER,
+    SKETCHED,
+    TRAILER,
+    Flags,
+    Numbers,
+    Packed,
+    select_rows,
+    set_revision,
+)
+from metadata_db.rows import TEXT, Rejection, Row
 from metadata_db.vocabulary import Vocabulary
 
 
@@ -24,6 +41,7 @@ class LoadingTable:
         self.facility_id = facility_id
         self._columns = columns
         self._name = f"incoming_{facility_id}"
+        self.pile = Pile()
 
     async def create(self) -> None:
         """Make the table. Its texts compare by their bytes, as the catalogue's paths do."""
@@ -44,9 +62,25 @@ class LoadingTable:
             for row in rows:
                 await copy.write_row(row)
 
-    async def copy_packed(self, rows: bytes) -> None:
-        """Load rows that are in the binary format of COPY already."""
-        await _copy_packed(self._driver, self._name, self._columns, rows)
+    async def add(self, packed: Packed) -> None:
+        """Load what tells what becomes of rows, and keep the rows themselves."""
+        await asyncio.to_thread(self.pile.add, packed)
+        await _copy_packed(self._driver, self._name, self._columns, [packed.keys])
+
+    async def copy_rows(self, target: str, *, revision: int, lines: Numbers | None = None) -> None:
+        """Copy rows of these lines, None for all, into a table with the columns of `file`, as added in a revision."""
+        async with _copying(self._driver, target, COLUMNS) as copy:
+            for number in range(len(self.pile)):
+                await copy.write(await asyncio.to_thread(self.pile.read, number, revision=revision, lines=lines))
+
+    async def fetch_lines(self, condition: str) -> Numbers:
+        """Return the lines of the rows of ``fate`` that meet a condition; they may be millions."""
+        async with self._driver.cursor() as cursor:
+            statement = f"copy (select line from fate where {condition} order by line) to stdout (format binary)"
+            async with cursor.copy(sql.SQL(statement)) as copy:
+                found = b"".join([bytes(piece) async for piece in copy])
+        rows = found.removeprefix(HEADER).removesuffix(TRAILER)
+        return np.frombuffer(rows, [("size", "S6"), ("line", ">i8")])["line"].astype(np.int64)
 
     async def execute(self, statement: str, values: Mapping[str, Any] | None = None) -> psycopg.AsyncCursor[Any]:
         """Run a statement in which ``{incoming}`` stands for this table."""
@@ -62,19 +96,19 @@ class LoadingTable:
         """Return a transaction on the connection that this table belongs to."""
         return self._driver.transaction()
 
-    async def analyze(self) -> None:
-        """Let the planner know what was loaded."""
-        await self.execute("analyze {incoming} (storage_id, path, line)")
-
     async def take_foreign(self, vocabulary: Vocabulary) -> list["ForeignLine"]:
         """Take out, and return, lines whose path on a shared storage is catalogued for another facility."""
         shared = [number for number, storage in vocabulary.storages.items() if storage.facility is None]
         if not shared:
             return []
-        found = await self.execute(_FOREIGN, {"facility_id": self.facility_id, "shared": shared})
+        rows = await (await self.execute(_FOREIGN, {"facility_id": self.facility_id, "shared": shared})).fetchall()
+        if rows:
+            await self.execute(
+                "delete from {incoming} where line = any(%(lines)s)", {"lines": [row[0] for row in rows]}
+            )
         return [
             ForeignLine(line=line, owner=vocabulary.facility.names[owner], storage_id=storage_id, path=path)
-            for line, owner, storage_id, path in sorted(await found.fetchall())
+            for line, owner, storage_id, path in sorted(rows)
         ]
 
     async def lock_facility(self) -> int:
@@ -133,12 +167,69 @@ MOVE_ON = """
 also when a clock was put back: a time names one state for ever."""
 
 _FOREIGN = """
-    delete from {incoming} as incoming using file
-    where incoming.storage_id = any(%(shared)s)
-      and file.storage_id = incoming.storage_id and file.path = incoming.path
-      and file.facility_id <> %(facility_id)s
-    returning incoming.line, file.facility_id, incoming.storage_id, incoming.path
+    select incoming.line, file.facility_id, incoming.storage_id, incoming.path
+    from {incoming} as incoming cross join lateral (
+        select facility_id from file where storage_id = incoming.storage_id and path = incoming.path offset 0
+    ) as file
+    where incoming.storage_id = any(%(shared)s) and file.facility_id <> %(facility_id)s
 """
+"""Like all that looks paths up it goes by the index, one path after the other: the planner, which knows nothing of a
+table that has just been made, at times reads the whole catalogue instead."""
+
+
+class Pile:
+    """Packed rows of one facility, kept until it is known what becomes of each."""
+
+    def __init__(self) -> None:
+        self._rows: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(PILE_IN_MEMORY_BYTES)  # noqa: SIM115  # `close`
+        self._blocks: list[_PiledBlock] = []
+        self.n_rows = 0
+        self.longest = timedelta(0)
+        """Length of the longest file, of those of which a facility knows it."""
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def add(self, packed: Packed) -> None:
+        """Put a block of rows on the pile."""
+        at = self._rows.seek(0, os.SEEK_END)
+        try:
+            self._rows.write(packed.rows)
+        except OSError as error:
+            raise UnavailableError(f"the rows of a large batch cannot be kept: {error.strerror}") from error
+        self._blocks.append(_PiledBlock(at=at, lengths=packed.lengths, lines=packed.lines))
+        self.n_rows += len(packed.lines)
+        self.longest = max(self.longest, packed.longest)
+
+    def read(self, number: int, *, revision: int, lines: Numbers | None) -> bytearray:
+        """Return the rows of a block that are of these lines, None for all, as added in a revision."""
+        block = self._blocks[number]
+        self._rows.seek(block.at)
+        rows = set_revision(self._rows.read(int(block.lengths.sum())), block.lengths, revision)
+        return rows if lines is None else select_rows(rows, block.lengths, _is_among(block.lines, lines))
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._rows.close()
+
+
+def _is_among(lines: Numbers, wanted: Numbers) -> Flags:
+    """Tell which lines are among those that are wanted, which are in order."""
+    if not len(wanted):
+        return np.zeros(len(lines), np.bool_)
+    at = np.minimum(np.searchsorted(wanted, lines), len(wanted) - 1)
+    return np.equal(wanted[at], lines)
+
+
+PILE_IN_MEMORY_BYTES = 4_000_000
+"""Rows of one facility of a batch that are kept in memory, some 7,000; more of them go to a temporary file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PiledBlock:
+    at: int
+    lengths: Numbers
+    lines: Numbers
 
 
 class LoadingTables:
@@ -155,6 +246,11 @@ class LoadingTables:
         if self._sketches is None:
             self._sketches = await Sketches.create(self._driver)
         return self._sketches
+
+    def close(self) -> None:
+        """Forget all rows that are kept here."""
+        for table in self:
+            table.pile.close()
 
     async def drop(self) -> None:
         """Drop all tables."""
@@ -176,10 +272,10 @@ class LoadingTables:
         for facility_id, group in groupby(sorted(rows, key=_facility_of), key=_facility_of):
             await (await self._get(facility_id)).copy(list(group))
 
-    async def copy_packed(self, rows: Mapping[int, bytes]) -> None:
-        """Load rows that are in the binary format of COPY already, by the number of their facility."""
-        for facility_id, packed in rows.items():
-            await (await self._get(facility_id)).copy_packed(packed)
+    async def add(self, packed: Mapping[int, Packed]) -> None:
+        """Take packed rows, by the number of their facility."""
+        for facility_id, own in packed.items():
+            await (await self._get(facility_id)).add(own)
 
     async def _get(self, facility_id: int) -> LoadingTable:
         if facility_id not in self._tables:
@@ -208,23 +304,10 @@ class Sketches:
         """Drop the tables."""
         await self._driver.execute("drop table sketch, known")
 
-    async def find_known(self, rows: Sequence[Row]) -> set[int]:
-        """Return the lines among `rows` of `SKETCHED` that say nothing new, and nothing about a failure either."""
-        self._facilities.update(row[0] for row in rows)
-        statement = f"copy sketch ({', '.join(SKETCHED)}) from stdin (format binary)"
-        async with self._driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
-            copy.set_types([*SKETCHED.values()])
-            for row in rows:
-                await copy.write_row(row)
-        return await self._find_known()
-
-    async def find_known_packed(self, rows: Mapping[int, bytes]) -> set[int]:
-        """Do the same with rows that are in the binary format of COPY already, by the number of their facility."""
-        self._facilities.update(rows)
-        await _copy_packed(self._driver, "sketch", SKETCHED, b"".join(rows.values()))
-        return await self._find_known()
-
-    async def _find_known(self) -> set[int]:
+    async def find_known(self, rows: bytes, facilities: Iterable[int]) -> set[int]:
+        """Return the lines among packed sketches that say nothing new, and nothing about a failure either."""
+        self._facilities.update(facilities)
+        await _copy_packed(self._driver, "sketch", SKETCHED, [rows])
         found = await (await self._driver.execute(_KNOWN)).fetchall()
         await self._driver.execute("truncate sketch")
         if any(is_check for _, is_check in found):
@@ -246,23 +329,34 @@ class Sketches:
 
 
 async def _copy_packed(
-    driver: psycopg.AsyncConnection[Any], table: str, columns: Mapping[str, str], rows: bytes
+    driver: psycopg.AsyncConnection[Any], table: str, columns: Iterable[str], rows: Iterable[bytes]
 ) -> None:
-    statement = f"copy {table} ({', '.join(columns)}) from stdin (format binary)"
-    async with driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
-        for piece in (HEADER, rows, TRAILER):
+    async with _copying(driver, table, columns) as copy:
+        for piece in rows:
             await copy.write(piece)
 
 
-HEADER, TRAILER = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
-"""What stands around the rows in the binary format of COPY."""
+@asynccontextmanager
+async def _copying(
+    driver: psycopg.AsyncConnection[Any], table: str, columns: Iterable[str]
+) -> AsyncIterator[psycopg.AsyncCopy]:
+    """Give a COPY that takes packed rows."""
+    statement = f"copy {table} ({', '.join(columns)}) from stdin (format binary)"
+    async with driver.cursor() as cursor, cursor.copy(sql.SQL(statement)) as copy:
+        await copy.write(HEADER)
+        yield copy
+        await copy.write(TRAILER)
+
 
 _BYTEWISE = 'text collate "C"'
 
 _KNOWN = """
     with found as (
         select sketch.*, file.sha256 is not null and file.checked_at < now() - interval '1 hour' as is_check
-        from sketch join file on file.storage_id = sketch.storage_id and file.path = sketch.path
+        from sketch cross join lateral (
+            select sha256, checked_at, line_digest, facility_id from file
+            where storage_id = sketch.storage_id and path = sketch.path offset 0
+        ) as file
         where file.line_digest = sketch.line_digest and file.facility_id = sketch.facility_id
             and sketch.path not in (select path from dead_letter where path is not null)
     ), kept as (
@@ -299,4 +393,7 @@ async def loading(connection: AsyncConnection, columns: Mapping[str, str]) -> As
         # Whatever state COPY or a cancelled task left it in: the tables go with the connection.
         await connection.invalidate()
         raise
-    await tables.drop()
+    else:
+        await tables.drop()
+    finally:
+        tables.close()

@@ -17,31 +17,90 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import groupby
 from multiprocessing.connection import wait
 from typing import Any
 
 import psycopg
-from psycopg.adapt import Buffer, Dumper
-from psycopg.copy import AsyncCopy, AsyncWriter
-from psycopg.pq import Format
 
 from metadata_db.errors import UnavailableError
-from metadata_db.loading import HEADER, TRAILER
-from metadata_db.rows import LOADED, SKETCHED, Line, Rejection, Row, finish_rows, make_drafts, make_sketches
+from metadata_db.names import Vocabulary
+from metadata_db.packing import Packed, pack_drafts, pack_sketches
+from metadata_db.rows import Block, Line, Rejection, Words, make_drafts, make_sketches
 from metadata_db.settings import CatalogueSettings
-from metadata_db.strata import Strata
-from metadata_db.vocabulary import Vocabulary
+from metadata_db.strata import Strata, Stratum
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
-    """What was made of a block of lines: rows as COPY takes them, by the number of their facility."""
+class Sketched:
+    """What may be known of a block of lines."""
 
-    rows: Mapping[int, bytes]
+    n_lines: int
+    rows: bytes
+    """In the order of `SKETCHED`, as COPY takes them."""
+    facilities: Collection[int]
+    """Numbers of the facilities that the rows name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What was made of a block of lines."""
+
+    n_lines: int
+    """Lines there were, without those that were known."""
+    packed: Mapping[int, Packed]
+    """Rows by the number of their facility."""
     rejections: Sequence[Rejection]
+    rejected: Sequence[Line]
+
+
+def sketch(block: Block, vocabulary: Vocabulary, allowed: Collection[str] | None) -> Sketched:
+    """Return what may be known of a block of lines."""
+    lines = list(block)
+    sketches = make_sketches(lines, vocabulary, allowed)
+    return Sketched(n_lines=len(lines), rows=pack_sketches(sketches), facilities=frozenset(row[0] for row in sketches))
+
+
+class Drafts:
+    """What the lines of a block say, but for those that are known.
+
+    Parameters
+    ----------
+    leave_replicated
+        Whether lines with replicas count among the rejected ones, without a rejection.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        known: Collection[int],
+        words: Words,
+        allowed: Collection[str] | None,
+        *,
+        leave_replicated: bool = False,
+    ) -> None:
+        lines = [line for line in block if line[0] not in known] if known else list(block)
+        self._n_lines = len(lines)
+        self._drafts, self._rejections = make_drafts(lines, words, allowed)
+        others = {rejection.line for rejection in self._rejections}
+        if leave_replicated:
+            others.update(draft.number for draft in self._drafts if draft.replicas is not None)
+            self._drafts = [draft for draft in self._drafts if draft.replicas is None]
+        self._rejected = [line for line in lines if line[0] in others] if others else []
+
+    def unknown(self, numbers: Mapping[Stratum, int]) -> set[Stratum]:
+        """Return the strata whose numbers have to be asked for before `finish`."""
+        return {draft.alike.stratum for draft in self._drafts if not draft.alike.packed} - numbers.keys()
+
+    def finish(self, numbers: Mapping[Stratum, int]) -> Made:
+        """Return the rows, given the number of each stratum."""
+        return Made(
+            n_lines=self._n_lines,
+            packed=pack_drafts(self._drafts, numbers),
+            rejections=self._rejections,
+            rejected=self._rejected,
+        )
 
 
 class Workshop:
@@ -52,28 +111,24 @@ class Workshop:
         self._pool: ProcessPoolExecutor | None = None
         self._pickled: tuple[Vocabulary, bytes] | None = None
 
-    async def sketch(
-        self, lines: Sequence[Line], vocabulary: Vocabulary, allowed: Collection[str] | None
-    ) -> Mapping[int, bytes]:
-        """Return the rows of `SKETCHED` of lines, see `make_sketches`."""
-        sketched: Mapping[int, bytes] = await self._run(_sketch, lines, vocabulary, allowed)
+    async def sketch(self, block: Block, vocabulary: Vocabulary, allowed: Collection[str] | None) -> Sketched:
+        """Return what may be known of a block of lines."""
+        sketched: Sketched = await self._run(_sketch, vocabulary, block, allowed)
         return sketched
 
-    async def make(self, lines: Sequence[Line], vocabulary: Vocabulary, allowed: Collection[str] | None) -> Made:
-        """Return the rows of `LOADED` of lines, and a rejection of each that is not good."""
-        made: Made = await self._run(_make, lines, vocabulary, allowed)
+    async def make(
+        self, block: Block, known: Collection[int], vocabulary: Vocabulary, allowed: Collection[str] | None
+    ) -> Made:
+        """Return the rows of a block of lines, but for those that are known, and why some are not good."""
+        made: Made = await self._run(_make, vocabulary, block, known, allowed)
         return made
 
-    async def _run(
-        self, function: Any, lines: Sequence[Line], vocabulary: Vocabulary, allowed: Collection[str] | None
-    ) -> Any:
+    async def _run(self, function: Any, vocabulary: Vocabulary, *arguments: Any) -> Any:
         if self._pickled is None or self._pickled[0] is not vocabulary:
             self._pickled = (vocabulary, pickle.dumps(vocabulary))
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                self._get_pool(), function, lines, self._pickled[1], None if allowed is None else frozenset(allowed)
-            )
+            return await loop.run_in_executor(self._get_pool(), function, self._pickled[1], *arguments)
         except psycopg.OperationalError as error:
             raise UnavailableError("the catalogue's database does not answer, try again in a moment") from error
         except BrokenProcessPool as error:
@@ -100,69 +155,32 @@ class Workshop:
 # --- in a process of its own ------------------------------------------------------------------------------------------
 
 
-class _Pieces(AsyncWriter):
-    """Keeps what COPY would send."""
-
-    def __init__(self) -> None:
-        self.all: list[bytes] = []
-
-    async def write(self, data: Buffer) -> None:
-        self.all.append(bytes(data))
-
-
-class _JsonText(Dumper):
-    """Sends JSON that is text already; psycopg's own would make a JSON string of it."""
-
-    format = Format.BINARY
-    oid = psycopg.adapters.types["jsonb"].oid
-
-    def dump(self, obj: str) -> bytes:
-        return b"\1" + obj.encode()
-
-
 class Maker:
     """Makes rows of lines; has a connection of its own to give new strata their numbers."""
 
     def __init__(self, settings: CatalogueSettings) -> None:
         self._settings = settings
         self._runner = asyncio.Runner()
+        self._driver: psycopg.AsyncConnection[Any] | None = None
+        self._words: tuple[bytes, Words] | None = None
         self._strata = Strata()
-        self._driver = self._connect()
-        self._vocabulary: tuple[bytes, Vocabulary] | None = None
 
-    def read_vocabulary(self, pickled: bytes) -> Vocabulary:
-        """Return a vocabulary, which is nearly always the one of the call before."""
-        if self._vocabulary is None or self._vocabulary[0] != pickled:
-            self._vocabulary = (pickled, pickle.loads(pickled))  # noqa: S301  # from our own parent
-        return self._vocabulary[1]
+    def read_words(self, pickled: bytes) -> Words:
+        """Return the words of a vocabulary, which is nearly always the one of the call before."""
+        if self._words is None or self._words[0] != pickled:
+            self._words = (pickled, Words(pickle.loads(pickled)))  # noqa: S301  # from our own parent
+        return self._words[1]
 
-    def make(
-        self, lines: Sequence[Line], vocabulary: Vocabulary, allowed: Collection[str] | None
-    ) -> tuple[list[Row], list[Rejection]]:
-        """Return the rows of `LOADED` of lines, and a rejection of each that is not good."""
-        drafts, rejections = make_drafts(lines, vocabulary, allowed)
-        if unknown := {draft.stratum for _, draft in drafts} - self._strata.numbers.keys():
-            if self._driver.closed:
-                self._driver = self._connect()
-            self._runner.run(self._strata.learn(self._driver, unknown))
-        return finish_rows(drafts, self._strata.numbers), rejections
+    def make(self, drafts: Drafts) -> Made:
+        """Return the rows of drafts."""
+        while unknown := drafts.unknown(self._strata.numbers):
+            self._runner.run(self._learn(unknown))
+        return drafts.finish(self._strata.numbers)
 
-    def pack(self, rows: Sequence[Row], types: Sequence[str]) -> bytes:
-        """Return rows in the binary format of COPY, without header and trailer."""
-        return self._runner.run(self._pack(rows, types))
-
-    async def _pack(self, rows: Sequence[Row], types: Sequence[str]) -> bytes:
-        pieces = _Pieces()
-        async with self._driver.cursor() as cursor, AsyncCopy(cursor, binary=True, writer=pieces) as copy:
-            copy.set_types(types)
-            for row in rows:
-                await copy.write_row(row)
-        return b"".join(pieces.all).removeprefix(HEADER).removesuffix(TRAILER)
-
-    def _connect(self) -> "psycopg.AsyncConnection[Any]":
-        driver = self._runner.run(psycopg.AsyncConnection.connect(self._settings.libpq_url, autocommit=True))
-        driver.adapters.register_dumper(None, _JsonText)
-        return driver
+    async def _learn(self, strata: Collection[Stratum]) -> None:
+        if self._driver is None or self._driver.closed:
+            self._driver = await psycopg.AsyncConnection.connect(self._settings.libpq_url, autocommit=True)
+        await self._strata.learn(self._driver, strata)
 
 
 def prepare_process() -> None:
@@ -189,20 +207,9 @@ def _start(settings: CatalogueSettings) -> None:
     _maker = Maker(settings)
 
 
-def _make(lines: Sequence[Line], pickled: bytes, allowed: Collection[str] | None) -> Made:
-    rows, rejections = _maker.make(lines, _maker.read_vocabulary(pickled), allowed)
-    return Made(rows=_pack_each(rows, [*LOADED.values()]), rejections=rejections)
+def _make(pickled: bytes, block: Block, known: Collection[int], allowed: Collection[str] | None) -> Made:
+    return _maker.make(Drafts(block, known, _maker.read_words(pickled), allowed))
 
 
-def _sketch(lines: Sequence[Line], pickled: bytes, allowed: Collection[str] | None) -> Mapping[int, bytes]:
-    return _pack_each(make_sketches(lines, _maker.read_vocabulary(pickled), allowed), [*SKETCHED.values()])
-
-
-def _pack_each(rows: Sequence[Row], types: Sequence[str]) -> dict[int, bytes]:
-    groups = groupby(sorted(rows, key=_facility_of), key=_facility_of)
-    return {facility_id: _maker.pack(list(group), types) for facility_id, group in groups}
-
-
-def _facility_of(row: Row) -> int:
-    facility_id: int = row[0]
-    return facility_id
+def _sketch(pickled: bytes, block: Block, allowed: Collection[str] | None) -> Sketched:
+    return sketch(block, _maker.read_words(pickled).vocabulary, allowed)

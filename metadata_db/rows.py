@@ -1,4 +1,4 @@
-"""A batch on its way in: a stream of bytes → lines → checked records → rows for COPY, and a rejection of each bad line.
+"""A batch on its way in: a stream of bytes → lines → checked records, and a rejection of each bad line.
 
 Two kinds of batches come: records of files, and removals of them.
 
@@ -7,28 +7,28 @@ Everything here is values in, values out; nothing touches the database.
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from operator import attrgetter
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec.structs import replace
 
-from metadata_db.canonical import fingerprint
 from metadata_db.errors import BadInputError
+from metadata_db.names import Names, Vocabulary
 from metadata_db.query import parse_globs
 from metadata_db.records import (
     FIELD_EXPECTATIONS,
     MAX_PATH_CHARACTERS,
     PLAIN_PATH,
+    Attribute,
     AttributeType,
     FileRecord,
     Removal,
 )
-from metadata_db.sky import find_cells
-from metadata_db.strata import Stratum
-from metadata_db.vocabulary import Names, Vocabulary
+from metadata_db.strata import MAX_REMEMBERED, STRATUM_COLUMNS, Stratum
 
 MAX_LINE_BYTES = 1_000_000
 """Longest line; a record is some 600 bytes, one with hundreds of attributes some 50,000."""
@@ -36,78 +36,21 @@ MAX_LINE_BYTES = 1_000_000
 BLOCK_LINES = 1000
 """Lines decoded in one go off the event loop, some ten milliseconds' work."""
 
-TEXT, BIGINT, DOUBLE, TIME, BYTES, INT, BOOL = "text", "int8", "float8", "timestamptz", "bytea", "int4", "bool"
+MAX_SHORT = timedelta(days=1)
+"""Files up to this length are found by looking back from a moment; longer ones have an index of their own."""
 
-COLUMNS: Mapping[str, str] = {
-    "facility_id": INT,
-    "storage_id": INT,
-    "path": TEXT,
-    "size_bytes": BIGINT,
-    "sha256": BYTES,
-    "md5": BYTES,
-    "modified_at": TIME,
-    "format": TEXT,
-    "kind": TEXT,
-    "level": TEXT,
-    "cluster_id": INT,
-    "detector_id": INT,
-    "channel_id": INT,
-    "time_begin": TIME,
-    "time_end": TIME,
-    "obs_id": TEXT,
-    "run": BIGINT,
-    "ra_deg": DOUBLE,
-    "dec_deg": DOUBLE,
-    "position_basis": TEXT,
-    "energy_min_ev": DOUBLE,
-    "energy_max_ev": DOUBLE,
-    "energy_basis": TEXT,
-    "object": TEXT,
-    "n_events": BIGINT,
-    "is_simulation": BOOL,
-    "processing": TEXT,
-    "quality": TEXT,
-    "conditions": TEXT,
-    "licence": TEXT,
-    "attributes": TEXT,
-    "provenance": TEXT,
-    "warnings": TEXT,
-    "description": TEXT,
-    "relations": TEXT,
-    "digest": BYTES,
-    "reading": BYTES,
-    "fingerprint_high": BIGINT,
-    "fingerprint_low": BIGINT,
-    "time_over": TIME,
-    "hpx": BIGINT,
-    "stratum_id": INT,
-    "line_digest": BYTES,
-}
-"""Columns of a loaded row and their types, in the order of COPY; JSON travels as text."""
-
-LOADED: Mapping[str, str] = {**COLUMNS, "replicas": TEXT, "line": BIGINT}
-"""Columns of the loading table: those of a file, its replicas as [[number of the storage, path], …], the line."""
-
-JSON_COLUMNS = ("attributes", "provenance", "warnings", "relations")
-
-SKETCHED: Mapping[str, str] = {
-    "facility_id": INT,
-    "storage_id": INT,
-    "path": TEXT,
-    "line_digest": BYTES,
-    "line": BIGINT,
-}
-"""Columns of the table of sketches: what of a line tells whether the catalogue holds it already."""
+TEXT, BIGINT, SMALLINT, TIME = "text", "int8", "int2", "timestamptz"
 
 REMOVED: Mapping[str, str] = {
-    "facility_id": INT,
-    "storage_id": INT,
+    "facility_id": SMALLINT,
+    "storage_id": SMALLINT,
     "path": TEXT,
     "size_bytes": BIGINT,
     "modified_at": TIME,
     "line": BIGINT,
 }
-"""Columns of the loading table of removals."""
+"""Columns of the loading table of removals, of the types that they have in that of records: both tables have one name,
+and statements that a connection has prepared for one of them serve the other."""
 
 Line: TypeAlias = tuple[int, bytes]
 """A line and its number, from 1."""
@@ -133,8 +76,6 @@ class RecordError(ValueError):
 
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-MICROSECOND = timedelta(microseconds=1)
 
 SHA256, MD5 = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{32}")
 
@@ -183,7 +124,7 @@ _FILES = msgspec.json.Decoder(FileRecord)
 _DRAFTS: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Draft)
 _SKETCHES = msgspec.json.Decoder(_Sketch)
 _REMOVALS = msgspec.json.Decoder(Removal)
-_ENCODER = msgspec.json.Encoder(order="deterministic")
+ENCODER = msgspec.json.Encoder(order="deterministic")
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`$")
 _MISSING_FIELD = re.compile(r"missing required field `(.*)`")
@@ -262,20 +203,86 @@ def _record_error(message: str, fields: Iterable[str]) -> RecordError:
     return RecordError(field, f"{reason}; expected {expected}" if at and expected else reason)
 
 
+class Alike:
+    """Files that are alike in all that they can be counted by, as their lines say it.
+
+    Attributes
+    ----------
+    declared
+        Attributes of their facility, by name.
+    packed
+        How their rows begin; empty until the number of the stratum is known.
+    """
+
+    __slots__ = ("declared", "facility_id", "packed", "storage_id", "stratum")
+
+    def __init__(self, stratum: Stratum, declared: Mapping[str, Attribute]) -> None:
+        self.stratum = stratum
+        self.facility_id: int = stratum[0]
+        self.storage_id: int = stratum[1]
+        self.declared = declared
+        self.packed = b""
+
+
 class Draft(NamedTuple):
-    """A row in the making: what of it is the line's own, and what is found for many lines at once."""
+    """A good line, and what its words mean."""
 
-    values: Row
-    """Values of `LOADED` up to the fingerprint and `time_over`, names turned into numbers."""
-    stratum: Stratum
-    position: tuple[float, float] | None
-    """Right ascension and declination, degrees."""
-    line_digest: bytes
+    number: int
+    line: bytes
+    record: FileRecord
+    alike: Alike
     replicas: str | None
+    """Its replicas as [[number of the storage, path], …] in JSON."""
+
+    @property
+    def position(self) -> tuple[float, float] | None:
+        """Right ascension and declination, degrees."""
+        record = self.record
+        return None if record.ra_deg is None or record.dec_deg is None else (record.ra_deg, record.dec_deg)
 
 
-def make_draft(line: bytes, vocabulary: Vocabulary, allowed: Collection[str] | None) -> Draft:
-    """Return the row of one line, as far as it can be made without looking anything up.
+class Words:
+    """What the words of records mean in a vocabulary, looked up once for all records with the same words."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._known: dict[tuple[Any, ...], Alike] = {}
+
+    def find(self, record: FileRecord) -> Alike:
+        """Return what a record is alike to.
+
+        Raises
+        ------
+        RecordError
+            A name is not registered.
+        """
+        words = _WORDS(record)
+        found = self._known.get(words)
+        if found is None:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            found = self._known[words] = self._look_up(record)
+        return found
+
+    def _look_up(self, record: FileRecord) -> Alike:
+        facility_id, storage_id = find_home(record.facility, record.storage, self.vocabulary, None)
+        parts = [
+            None if name is None else _part(kind, name, record.facility, facility_id, getattr(self.vocabulary, kind))
+            for kind, name in (
+                ("cluster", record.cluster),
+                ("detector", record.detector),
+                ("channel", record.channel),
+            )
+        ]
+        stratum = (facility_id, storage_id, *parts, *_WORDS(record)[5:])
+        return Alike(stratum, self.vocabulary.attributes[facility_id])
+
+
+_WORDS = attrgetter(*(name.removesuffix("_id") for name in STRATUM_COLUMNS))
+
+
+def make_draft(number: int, line: bytes, words: Words, allowed: Collection[str] | None) -> Draft:
+    """Return what one line says.
 
     Raises
     ------
@@ -284,100 +291,20 @@ def make_draft(line: bytes, vocabulary: Vocabulary, allowed: Collection[str] | N
         registered.
     """
     record = decode_line(line)
-    facility_id, storage_id = find_home(record.facility, record.storage, vocabulary, allowed)
+    if allowed is not None:
+        find_home(record.facility, record.storage, words.vocabulary, allowed)
+    alike = words.find(record)
     if record.attributes:
-        _check_attributes(record, vocabulary.attributes[facility_id])
-    cluster_id = record.cluster and _part("cluster", record.cluster, record.facility, facility_id, vocabulary.cluster)
-    detector_id = record.detector and _part(
-        "detector", record.detector, record.facility, facility_id, vocabulary.detector
-    )
-    channel_id = record.channel and _part("channel", record.channel, record.facility, facility_id, vocabulary.channel)
-    values = (
-        facility_id,
-        storage_id,
-        record.path,
-        record.size_bytes,
-        None if record.sha256 is None else bytes.fromhex(record.sha256),
-        None if record.md5 is None else bytes.fromhex(record.md5),
-        record.modified_at,
-        record.format,
-        record.kind,
-        record.level,
-        cluster_id,
-        detector_id,
-        channel_id,
-        record.time_begin,
-        record.time_end,
-        record.obs_id,
-        record.run,
-        record.ra_deg,
-        record.dec_deg,
-        record.position_basis,
-        record.energy_min_ev,
-        record.energy_max_ev,
-        record.energy_basis,
-        record.object,
-        record.n_events,
-        record.is_simulation,
-        record.processing,
-        record.quality,
-        record.conditions,
-        record.licence,
-        _ENCODER.encode(record.attributes).decode() if record.attributes else "{}",
-        _ENCODER.encode(record.provenance).decode() if record.provenance else "{}",
-        _ENCODER.encode(record.warnings).decode() if record.warnings else "[]",
-        record.description,
-        _relations(record, vocabulary) if record.relations else None,
-        *_digests(record),
-        *fingerprint(record.storage, record.path, record.size_bytes, record.sha256),
-        _over(record),
-    )
-    stratum = (
-        facility_id,
-        storage_id,
-        cluster_id,
-        detector_id,
-        channel_id,
-        record.level,
-        record.kind,
-        record.format,
-        record.object,
-        record.processing,
-        record.quality,
-        record.conditions,
-        record.is_simulation,
-    )
-    return Draft(
-        values=values,
-        stratum=stratum,
-        position=None if record.ra_deg is None or record.dec_deg is None else (record.ra_deg, record.dec_deg),
-        line_digest=digest_line(line),
-        replicas=_replicas(record, vocabulary) if record.replicas else None,
-    )
-
-
-def _over(record: FileRecord) -> datetime | None:
-    """Return the first moment after a file; one of no length takes a microsecond, the shortest time there is."""
-    if record.time_begin is None:
-        return None
-    if record.time_end is not None and record.time_end > record.time_begin:
-        return record.time_end
-    return record.time_begin + MICROSECOND
+        _check_attributes(record, alike.declared)
+    if record.relations:
+        _check_relations(record, words.vocabulary)
+    replicas = _replicas(record, words.vocabulary) if record.replicas else None
+    return Draft(number, line, record, alike, replicas)
 
 
 def digest_line(line: bytes) -> bytes:
     """Return the digest by which a line is known again."""
     return hashlib.sha256(line).digest()[:16]
-
-
-def finish_rows(drafts: Iterable[tuple[int, Draft]], numbers: Mapping[Stratum, int]) -> list[Row]:
-    """Return the rows of `LOADED` of drafts and the numbers of their lines, given the number of each stratum."""
-    drafts = list(drafts)
-    cells = find_cells([draft.position for _, draft in drafts])
-    return [
-        (*draft.values, cell, numbers[draft.stratum], draft.line_digest, draft.replicas, line)
-        for (line, draft), cell in zip(drafts, cells, strict=True)
-    ]
 
 
 def find_home(facility: str, storage: str, vocabulary: Vocabulary, allowed: Collection[str] | None) -> tuple[int, int]:
@@ -400,22 +327,7 @@ def find_home(facility: str, storage: str, vocabulary: Vocabulary, allowed: Coll
     return facility_id, storage_id
 
 
-def _digests(record: FileRecord) -> tuple[bytes, bytes | None]:
-    """Return the digest of what a record says, and that of how it was read.
-
-    Defaults are not part of them: a field that records gain later leaves them as they are.
-    """
-    reading = (record.description, record.provenance, record.warnings)
-    if not any(reading):
-        return _digest(record), None
-    return _digest(replace(record, description=None, provenance={}, warnings=[])), _digest(reading)
-
-
-def _digest(value: Any) -> bytes:
-    return hashlib.blake2b(_ENCODER.encode(value), digest_size=16).digest()
-
-
-def _relations(record: FileRecord, vocabulary: Vocabulary) -> str:
+def _check_relations(record: FileRecord, vocabulary: Vocabulary) -> None:
     for relation in record.relations:
         if relation.storage is not None:
             _find(vocabulary.storage.ids, relation.storage, "relations")
@@ -424,12 +336,11 @@ def _relations(record: FileRecord, vocabulary: Vocabulary) -> str:
                 parse_globs("relations", [relation.path])
             except BadInputError as error:
                 raise RecordError("relations", f"path: got {error.value}, expected {error.expected}") from None
-    return _ENCODER.encode(record.relations).decode()
 
 
 def _replicas(record: FileRecord, vocabulary: Vocabulary) -> str:
     places = [(_find(vocabulary.storage.ids, item.storage, "replicas")[0], item.path) for item in record.replicas]
-    return _ENCODER.encode(places).decode()
+    return ENCODER.encode(places).decode()
 
 
 def _find(ids: Mapping[str, tuple[int, ...]], name: str, field: str) -> tuple[int, ...]:
@@ -469,13 +380,13 @@ def make_removal_row(removal: Removal, vocabulary: Vocabulary, allowed: Collecti
 
 
 def make_drafts(
-    lines: Iterable[Line], vocabulary: Vocabulary, allowed: Collection[str] | None
-) -> tuple[list[tuple[int, Draft]], list[Rejection]]:
-    """Return the draft of each good line of file records with the line's number, and a rejection of each other one."""
+    lines: Iterable[Line], words: Words, allowed: Collection[str] | None
+) -> tuple[list[Draft], list[Rejection]]:
+    """Return the draft of each good line of file records, and a rejection of each other one."""
     drafts, rejections = [], []
     for number, line in lines:
         try:
-            drafts.append((number, make_draft(line, vocabulary, allowed)))
+            drafts.append(make_draft(number, line, words, allowed))
         except RecordError as error:
             rejections.append(Rejection(line=number, field=error.field, reason=str(error)))
     return drafts, rejections
@@ -518,28 +429,42 @@ def sift(lines: Iterable[Line], make: Callable[[bytes], Row]) -> tuple[list[Row]
     return rows, rejections
 
 
-async def iter_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[Line]]:
-    """Cut a stream of bytes into lines with their numbers, in blocks; empty lines are passed over.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Whole lines of a stream, as they came; iterating gives them with their numbers, but for empty ones."""
+
+    first: int
+    """Number of the first line, from 1."""
+    data: bytes
+
+    def __iter__(self) -> Iterator[Line]:
+        return ((number, line) for number, line in enumerate(self.data.split(b"\n"), self.first) if line.strip())
+
+
+async def iter_blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[Block]:
+    """Cut a stream of bytes into blocks of whole lines, `BLOCK_LINES` of them or a little more.
 
     Raises
     ------
     BadInputError
         A line is longer than `MAX_LINE_BYTES`: where the next one begins is no longer worth reading for.
     """
-    block: list[Line] = []
-    rest, number = b"", 0
+    pieces: list[bytes] = []
+    rest, first, n_lines = b"", 1, 0
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES or any(len(line) > MAX_LINE_BYTES for line in lines):
-            raise BadInputError(f"line {number + 1} or later", "a longer line", f"at most {MAX_LINE_BYTES} bytes")
-        for line in lines:
-            number += 1
-            if line.strip():
-                block.append((number, line))
-        if len(block) >= BLOCK_LINES:
-            yield block
-            block = []
-    if rest.strip():
-        block.append((number + 1, rest))
-    if block:
-        yield block
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        if len(rest) > MAX_LINE_BYTES or (len(whole) > MAX_LINE_BYTES and _is_any_too_long(whole)):
+            where = f"line {first + n_lines} or later"
+            raise BadInputError(where, "a longer line", f"at most {MAX_LINE_BYTES} bytes")
+        if newline:
+            pieces.append(whole)
+            n_lines += whole.count(b"\n") + 1
+        if n_lines >= BLOCK_LINES:
+            yield Block(first, b"\n".join(pieces))
+            pieces, first, n_lines = [], first + n_lines, 0
+    if (data := b"\n".join((*pieces, rest))).strip():
+        yield Block(first, data)
+
+
+def _is_any_too_long(lines: bytes) -> bool:
+    return any(len(line) > MAX_LINE_BYTES for line in lines.split(b"\n"))

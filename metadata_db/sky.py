@@ -12,7 +12,12 @@ import msgspec
 import numpy as np
 
 from metadata_db.query import Cone
-from metadata_db.tables import CONE_ORDER, HPX_ORDER
+
+HPX_ORDER = 29
+"""HEALPix order of `file.hpx`, the finest that fits 64 bits: 0.4 milliarcseconds."""
+
+CONE_ORDER = 10
+"""HEALPix order of the cells that cones are looked up by, 3.4 arcminutes."""
 
 MAX_RANGES_ORDER = 12
 """Finest order of the cells that a cone is made of, some 50 arcseconds."""

@@ -10,7 +10,22 @@ from typing import Any, TypeAlias
 import msgspec
 from psycopg import AsyncConnection, sql
 
-from metadata_db.tables import STRATUM_COLUMNS
+STRATUM_COLUMNS = (
+    "facility_id",
+    "storage_id",
+    "cluster_id",
+    "detector_id",
+    "channel_id",
+    "level",
+    "kind",
+    "format",
+    "object",
+    "processing",
+    "quality",
+    "conditions",
+    "is_simulation",
+)
+"""What files can be counted by."""
 
 Stratum: TypeAlias = tuple[Any, ...]
 """The values of a file in the order of `STRATUM_COLUMNS`; None where one is absent."""

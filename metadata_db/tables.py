@@ -31,6 +31,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+# They stand where those find them who need no tables, and are wanted soon.
+from metadata_db.sky import HPX_ORDER as HPX_ORDER
+from metadata_db.strata import STRATUM_COLUMNS as STRATUM_COLUMNS
+
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
@@ -222,8 +226,8 @@ SAMPLE_SHARE, IN_SAMPLE = 16, "fingerprint_low & 15 = 0"
 SAMPLE_SLOTS, SAMPLE_SLOT = 256, "(fingerprint_low >> 4) & 255"
 """Parts of the sample, for when all of it is too much."""
 
-CONE_ORDER, CONE_CELL = 10, "(hpx >> 38)::int4"
-"""HEALPix order of the cells that cones are looked up by, 3.4 arcminutes; and the cell of a file."""
+CONE_CELL = "(hpx >> 38)::int4"
+"""Cell of a file, of the order that cones are looked up by."""
 
 file = Table(
     "file",
@@ -320,23 +324,6 @@ def _sums(*, has_checksum: bool = True) -> list[Column[Any]]:
     return sums
 
 
-STRATUM_COLUMNS = (
-    "facility_id",
-    "storage_id",
-    "cluster_id",
-    "detector_id",
-    "channel_id",
-    "level",
-    "kind",
-    "format",
-    "object",
-    "processing",
-    "quality",
-    "conditions",
-    "is_simulation",
-)
-"""What files can be counted by."""
-
 stratum = Table(
     "stratum",
     metadata,
@@ -403,9 +390,6 @@ NO_DAY, ALL_DAYS = -(2**31), -(2**31) + 1
 
 ALL_MONTHS, NO_MONTH = -1, -2
 """Months that are none: the whole life of a facility; files without a time."""
-
-HPX_ORDER = 29
-"""HEALPix order of `file.hpx`, the finest that fits 64 bits: 0.4 milliarcseconds."""
 
 SKY_ORDER = 6
 """HEALPix order of the kept sky densities: 49,152 cells of some 0.9 degrees."""

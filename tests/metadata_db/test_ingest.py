@@ -1,5 +1,6 @@
 """A batch is catalogued whole per facility, once however often it is sent, and every bad line is named."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import select, text
 
+from metadata_db import loading
 from metadata_db.catalogue import Catalogue
 from metadata_db.database import Database
 from metadata_db.errors import BadInputError
@@ -18,7 +20,7 @@ from metadata_db.query import SearchQuery
 from metadata_db.records import Relation, Removal, Replica
 from metadata_db.rows import MAX_LINE_BYTES, iter_blocks
 from metadata_db.search import Order
-from metadata_db.tables import change, file, replica
+from metadata_db.tables import change, facility, file, replica
 from metadata_db.tables import file_version as version
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.records import chunked, file_record, load, ndjson, register
@@ -275,6 +277,73 @@ async def test_a_path_on_a_shared_storage_belongs_to_one_facility(ingest: Ingest
     report = await ingest.load(chunked(ndjson([mine])), allowed=None)
     assert (report.added, report.changed, report.rejected) == (0, 0, 1)
     assert report.rejections[0].reason == "is catalogued for aurora already"
+
+
+async def test_a_path_that_another_facility_takes_meanwhile_costs_its_line_only(
+    ingest: Ingest, database: Database, vocabulary: VocabularyStore
+) -> None:
+    await register(vocabulary)
+    usual: dict[str, Any] = {"facility": "borealis", "storage": "shared-disk"}
+    mine = [file_record("mine", **usual), file_record("taken", **usual)]
+    async with database.transaction() as other:
+        # The batch has looked for files of others, and waits for its turn.
+        await other.execute(text("select from facility where name = 'borealis' for update"))
+        waiting = asyncio.create_task(ingest.load(chunked(ndjson(mine)), allowed=None))
+        while not await is_anybody_waiting(database):
+            await asyncio.sleep(0.01)
+        await load(ingest, file_record("taken", storage="shared-disk"))
+    report = await waiting
+    assert (report.added, report.rejected, report.revisions) == (1, 1, {"borealis": 1})
+    assert (report.rejections[0].line, report.rejections[0].reason) == (2, "is catalogued for aurora already")
+    async with database.snapshot() as connection:
+        rows = (await connection.execute(select(file.c.path, facility.c.name).join_from(file, facility, IS_OWN))).all()
+    assert sorted(rows) == [("mine", "borealis"), ("taken", "aurora")]
+
+
+IS_OWN = file.c.facility_id == facility.c.id
+
+
+async def is_anybody_waiting(database: Database) -> bool:
+    async with database.snapshot() as connection:
+        waits = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        return bool((await connection.execute(text(f"select exists ({waits})"))).scalar_one())
+
+
+@pytest.mark.parametrize("bytes_in_memory", [100, 100_000_000])
+async def test_each_line_of_a_mixed_batch_meets_its_own_fate(
+    ingest: Ingest,
+    database: Database,
+    vocabulary: VocabularyStore,
+    bytes_in_memory: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "PILE_IN_MEMORY_BYTES", bytes_in_memory)
+    await register(vocabulary)
+    paths = [f"{at:04}" for at in range(2400)]
+    # A note on how it was read makes the lines differ from those of the second batch.
+    await load(ingest, *(file_record(path, warnings=["first"]) for path in paths[:1800]))
+    fates = {"equal": paths[0:1800:3], "reread": paths[1:1800:3], "changed": paths[2:1800:3], "new": paths[1800:]}
+    values: Mapping[str, Any] = {
+        "equal": {"warnings": ["first"]},
+        "reread": {"warnings": ["second"]},
+        "changed": {"size_bytes": 7},
+        "new": {},
+    }
+    second = {path: file_record(path, **values[fate]) for fate, own in fates.items() for path in own}
+    # Those of one fate stand between those of others, and some paths stand twice.
+    report = await load(ingest, *(file_record(path, size_bytes=9) for path in paths[5::100]), *map(second.get, paths))
+    assert (report.received, report.added, report.changed, report.reread) == (2424, 600, 600, 600)
+    async with database.snapshot() as connection:
+        living = (
+            await connection.execute(select(file.c.path, file.c.size_bytes, file.c.warnings, file.c.added_in))
+        ).all()
+        ended = (await connection.execute(text("select path, size_bytes, removed_in from file_history"))).all()
+    expected = [
+        (path, record.size_bytes, record.warnings, 2 if path in {*fates["changed"], *fates["new"]} else 1)
+        for path, record in second.items()
+    ]
+    assert sorted(living) == sorted(expected)
+    assert sorted(ended) == [(path, 1000, 2) for path in fates["changed"]]
 
 
 async def test_a_relation_that_cannot_be_followed_is_refused(ingest: Ingest, vocabulary: VocabularyStore) -> None:
