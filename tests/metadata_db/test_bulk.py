@@ -4,9 +4,12 @@ import asyncio
 import gzip
 import multiprocessing
 import os
+import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,13 @@ from aggregator.embedded import EmbeddedServers
 from metadata_db import bulk
 from metadata_db.bulk import BulkReport, NotEmptyError
 from metadata_db.database import Database, connected
-from metadata_db.errors import BadInputError
+from metadata_db.errors import BadInputError, UnavailableError
 from metadata_db.ingest import Ingest
 from metadata_db.records import FileRecord, Replica
 from metadata_db.rows import MAX_LINE_BYTES
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import VocabularyStore
-from tests.conftest import run_sql, with_database
+from tests.conftest import run_sql, upgrade, with_database
 from tests.support.records import chunked, file_record, load, ndjson, register
 
 pytestmark = pytest.mark.anyio
@@ -221,6 +224,50 @@ async def test_a_line_that_is_too_long_ends_it(database_url: str, tmp_path: Path
     with pytest.raises(BadInputError, match="got 'a longer line', expected at most 1000000 bytes"):
         await load_in_bulk(database_url, write(tmp_path, file_record("a"), more=b" " * length + b"{}"))
     assert count(database_url, "file") == 0
+
+
+def write_large(folder: Path) -> Path:
+    """Write records that take more of the disk than `SPACE_BYTES`, each in the table itself."""
+    texts = random.Random(1)
+    return write(
+        folder, *(file_record(f"{at}", attributes={"trigger": texts.randbytes(850).hex()}) for at in range(10_000))
+    )
+
+
+SPACE_BYTES = 1 << 24
+"""What a file may grow to on the full disk: as large as those of the log, which must not fail."""
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the kernel refuse to write more into a file to what is started meanwhile, as it does on a full disk.
+
+    Only a limit of this kind can be set by everybody, in a container too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SPACE_BYTES, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_leaves_an_empty_catalogue_and_the_load_can_be_repeated(tmp_path: Path) -> None:
+    path = write_large(tmp_path)
+    with full_disk():
+        servers = EmbeddedServers.start(tmp_path / "data", durable=False)
+    with servers:
+        url = servers.database_url
+        await asyncio.to_thread(upgrade, url)
+        before = indexes_of(url)
+        with pytest.raises(UnavailableError, match=r"cannot write.* nothing has been catalogued"):
+            await load_in_bulk(url, path)
+        assert indexes_of(url) == before
+        for table in ("file", "change", "stratum where files <> 0", "stratum_day", "facet_month", "sky_day"):
+            assert count(url, table) == 0, table
+    with EmbeddedServers.start(tmp_path / "data", durable=False):
+        assert (await load_in_bulk(url, path)).added == 10_000
+        assert indexes_of(url) == before
 
 
 def _load_and_hang(url: str, path: Path) -> None:
