@@ -8,7 +8,7 @@ nobody waits for it any more, until it answers again.
 key                            what
 =============================  =================================================================================
 ``query:<id>``                 hash, one field per filter that was set, and the SHA-256 of the canonical form
-``answer:<id>:<revs>``         hash, one field per part of the answer (summary, page, time line …), as JSON
+``answer:<id>:<revs>``         hash, one field per part of the answer (summary, facet, time line …), as JSON
 ``latest:<id>:…``             for which revisions there are parts of the answer: key and revisions, as JSON
 ``bytes:<digest>``             the finished answer to an operation, behind what it rests on, see `aggregator.answers`
 ``lease:<name>``               who makes what is to be made once, as long as that one lives, see `aggregator.flights`

@@ -28,9 +28,10 @@ from metadata_db.canonical import export_id as make_export_id
 from metadata_db.catalogue import DifferencePage, FacetValue, Page, Summary
 from metadata_db.differences import DifferenceTotals
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
+from metadata_db.found import PageColumns
 from metadata_db.moments import Moment
 from metadata_db.query import SearchQuery
-from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.search import FacetField, Paging, Revisions
 from metadata_db.sky import SkyMap
 from metadata_db.timeline import Histogram, WantedBins
 
@@ -69,9 +70,13 @@ class CatalogueReader(Protocol):
 
     async def summary(self, asked: SearchQuery, revisions: Revisions, *, exact: bool = ...) -> Summary: ...
 
-    async def page(
-        self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
-    ) -> Page: ...
+    async def page(self, asked: SearchQuery, revisions: Revisions, paging: Paging) -> Page: ...
+
+    async def columns(
+        self, asked: SearchQuery, revisions: Revisions, paging: Paging, fields: Sequence[str]
+    ) -> PageColumns: ...
+
+    async def has_beyond(self, asked: SearchQuery, revisions: Revisions, paging: Paging) -> bool: ...
 
     async def facets(
         self, asked: SearchQuery, revisions: Revisions, fields: Sequence[FacetField], *, limit: int, exact: bool = ...
@@ -228,8 +233,16 @@ class CoreController:
         UnavailableError
             It is not in the cache, and the database is away.
         """
+        return await self.respond(await self.open(asked, as_of=as_of), prepare=prepare)
+
+    async def open(self, asked: SearchQuery, *, as_of: AsOf = None) -> Answer:
+        """Register a question, and return its answer, of which nothing is looked up yet; see `search` for errors."""
         await self._register(asked)
-        answer = await self._answer(asked, as_of)
+        return await self._answer(asked, as_of)
+
+    async def respond(self, answer: Answer, *, prepare: Prepare) -> QuickResponse:
+        """Tell what is known of an answer at once, and start the full response if that is wanted."""
+        asked = answer.query
         summary = await self._find_in_cache(answer, "summary", Summary)
         cached = summary is not None
         if summary is None:
@@ -344,24 +357,34 @@ class CoreController:
 
     # --- step 4: quick response, more of it on demand ------------------------------------------------------------
 
-    async def page(self, answer: Answer, *, order: Order, first: int, after: str | None) -> Page:
+    async def page(self, answer: Answer, paging: Paging) -> Page:
         """Return some files of an answer.
 
         Raises
         ------
         BadCursorError
-            `after` is not a cursor of this order.
+            The page's cursor is not one of this order.
         """
-        part = f"page:{order}:{first}:{after or ''}"
-        found = await self._find_in_cache(answer, part, Page)
-        if found is not None:
-            return found
-        return await self._look_up(
-            answer,
-            part,
-            Page,
-            lambda: self.catalogue.page(answer.query, answer.revisions, order=order, first=first, after=after),
+        return await self.catalogue.page(answer.query, answer.revisions, paging)
+
+    async def columns(self, answer: Answer, paging: Paging, fields: Sequence[str]) -> PageColumns:
+        """Return some fields of some files of an answer.
+
+        Pages are not kept by themselves: reading one costs about as much as finding it in the cache.
+
+        Raises
+        ------
+        BadCursorError
+            The page's cursor is not one of this order.
+        """
+        return await self.flights.here(
+            (answer.key, "columns", paging, tuple(fields)),
+            lambda: self.catalogue.columns(answer.query, answer.revisions, paging, fields),
         )
+
+    async def has_beyond(self, answer: Answer, paging: Paging) -> bool:
+        """Tell whether there are files of an answer on the other side of a page's cursor."""
+        return await self.catalogue.has_beyond(answer.query, answer.revisions, paging)
 
     async def facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
         """Count the files of an answer by the values of some fields, each without the answer's own choice in it."""
@@ -520,9 +543,16 @@ class CoreController:
         BadInputError
             The moment is still to come.
         """
-        return await self.search(await self._get_query(query_id), prepare=prepare, as_of=as_of)
+        return await self.search(await self.get_query(query_id), prepare=prepare, as_of=as_of)
 
-    async def _get_query(self, query_id: str) -> SearchQuery:
+    async def get_query(self, query_id: str) -> SearchQuery:
+        """Return the question that was registered under an id.
+
+        Raises
+        ------
+        NotFoundError
+            No question has this id.
+        """
         asked = await self.catalogue.find_query(query_id)
         if asked is None:
             raise NotFoundError("query", query_id)
@@ -546,7 +576,7 @@ class CoreController:
         BadInputError
             A revision is still to come, or `until` comes before `since`.
         """
-        asked = await self._get_query(query_id)
+        asked = await self.get_query(query_id)
         if until is not None and until < since:
             raise BadInputError("to", until, f"a revision that is not before from, {since}")
         earlier = await self.catalogue.moment(since, name="from")

@@ -42,7 +42,7 @@ from metadata_db.ingest import Ingest
 from metadata_db.making import Workshop
 from metadata_db.paging import PAGE_COLUMNS
 from metadata_db.query import SearchQuery
-from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.search import FacetField, Paging, Revisions
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
 
@@ -341,7 +341,7 @@ class _Measuring:
         return {"ours": (1e3 * ours_s, "ms"), "other way": (1e3 * hand_s, "ms"), "ratio": (ours_s / hand_s, "")}
 
     async def _page(self, asked: SearchQuery, revisions: Revisions) -> Any:
-        return await self._catalogue.page(asked, revisions, order=Order(), first=PAGE_FILES, after=None)
+        return await self._catalogue.page(asked, revisions, Paging(n=PAGE_FILES))
 
     async def _ask(self, kind: str, seed: str) -> list[SearchQuery]:
         rng = random.Random(seed)

@@ -50,15 +50,23 @@ from metadata_db.distribution import (
 from metadata_db.errors import BadInputError, NotFoundError, QueryIdCollisionError
 from metadata_db.filters import NAMED, build_filters
 from metadata_db.forwarding import Forwarding
-from metadata_db.found import FoundFile, make_found_file
+from metadata_db.found import (
+    FILE_FIELDS,
+    FoundFile,
+    PageColumns,
+    make_found_files,
+    make_page,
+    make_page_files,
+    table_columns,
+)
 from metadata_db.leading import MAX_WALKED, Lead
 from metadata_db.lookup import LookUps, View
 from metadata_db.members import Member, read_members
 from metadata_db.moments import Moment, read_moment, read_revision, read_time
-from metadata_db.paging import PAGE_COLUMNS, ids_statement, page_statement
+from metadata_db.paging import ids_statement, page_statement
 from metadata_db.planning import suited
 from metadata_db.query import Coincidence, SearchQuery, check_positions
-from metadata_db.search import FacetField, Order, Revisions, decode_cursor, encode_cursor
+from metadata_db.search import FacetField, Order, Paging, Revisions
 from metadata_db.sky import SkyMap, make_sky_map
 from metadata_db.tables import query
 from metadata_db.tallies import MEMORY_BYTES, Tallies, Tally
@@ -81,7 +89,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Some files of an answer, in order."""
 
     files: list[FoundFile]
-    has_next: bool
+    has_more: bool
+    """Whether files follow, or precede when the page is read backward."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,35 +245,57 @@ class Catalogue:
 
         return await self._look_ups.as_of(asked, revisions, look_up)
 
-    async def page(
-        self, asked: SearchQuery, revisions: Revisions, *, order: Order, first: int, after: str | None
-    ) -> Page:
-        """Return `first` files of a question behind the cursor `after`, as of `revisions`."""
-        behind = None if after is None else decode_cursor(order, after, query_id=asked.query_id)
+    async def page(self, asked: SearchQuery, revisions: Revisions, paging: Paging) -> Page:
+        """Return some files of a question, as of `revisions`."""
+        found = await self.columns(asked, revisions, paging, FILE_FIELDS)
+        return Page(files=make_page_files(found), has_more=found.has_more)
 
-        async def look_up(view: View) -> Page:
-            choice = await self._look_ups.choose(view)
-            way = choice.way if choice.is_short else None
-            lead = None if way is not None else await self._look_ups.find_lead(view, order, behind)
-            if lead is not None and lead.is_rare:
-                lead = await self._lead_by_days(view, lead)
-            make = partial(page_statement, order=order, first=first, after=behind, is_past=view.is_past)
-            filters = suited(view.filters, choice, MAX_WALKED)
-            rows = await self._look_ups.read(view, make(filters, way=way, lead=lead))
-            if lead is not None and lead.is_cut and len(rows) <= first:
-                lead = replace(lead, most=None)
-                if not filters.particular:
-                    lead = await self._lead_by_days(view, lead)
-                elif filters.scan is not None and choice.is_nearly_all:
-                    way = filters.scan
-                is_known_empty = lead.is_rare and not lead.strata
-                rows = [] if is_known_empty else await self._look_ups.read(view, make(view.filters, way=way, lead=lead))
-            found = [
-                make_found_file(row, _cursor_of(row, order, asked.query_id), view.vocabulary) for row in rows[:first]
-            ]
-            return Page(files=found, has_next=len(rows) > first)
+    async def columns(
+        self, asked: SearchQuery, revisions: Revisions, paging: Paging, fields: Sequence[str]
+    ) -> PageColumns:
+        """Return some files of a question, as of `revisions`: of each of them `fields` of `FoundFile`."""
+        place = paging.find_place(asked.query_id)
+        names = table_columns(fields, paging.order)
+
+        async def look_up(view: View) -> PageColumns:
+            rows = await self._find_files(view, paging.direction, paging.n, place, names)
+            return make_page(rows, fields, paging, query_id=asked.query_id, vocabulary=view.vocabulary)
 
         return await self._look_ups.as_of(asked, revisions, look_up)
+
+    async def has_beyond(self, asked: SearchQuery, revisions: Revisions, paging: Paging) -> bool:
+        """Tell whether there are files on the other side of a page's cursor, as of `revisions`."""
+        place = paging.find_place_beyond(asked.query_id)
+        if place is None:
+            return False
+        order = paging.direction.reverse
+
+        async def look_up(view: View) -> bool:
+            return bool(await self._find_files(view, order, 0, place, table_columns((), order)))
+
+        return await self._look_ups.as_of(asked, revisions, look_up)
+
+    async def _find_files(
+        self, view: View, order: Order, n: int, place: tuple[Any, int] | None, columns: Sequence[str]
+    ) -> list[tuple[Any, ...]]:
+        """Return rows of the first `n` files behind a place, and of one more if there is."""
+        choice = await self._look_ups.choose(view)
+        way = choice.way if choice.is_short else None
+        lead = None if way is not None else await self._look_ups.find_lead(view, order, place)
+        if lead is not None and lead.is_rare:
+            lead = await self._lead_by_days(view, lead)
+        make = partial(page_statement, order=order, first=n, after=place, columns=columns, is_past=view.is_past)
+        filters = suited(view.filters, choice, MAX_WALKED)
+        rows = await self._look_ups.read(view, make(filters, way=way, lead=lead))
+        if lead is not None and lead.is_cut and len(rows) <= n:
+            lead = replace(lead, most=None)
+            if not filters.particular:
+                lead = await self._lead_by_days(view, lead)
+            elif filters.scan is not None and choice.is_nearly_all:
+                way = filters.scan
+            is_known_empty = lead.is_rare and not lead.strata
+            rows = [] if is_known_empty else await self._look_ups.read(view, make(view.filters, way=way, lead=lead))
+        return rows
 
     async def _lead_by_days(self, view: View, lead: Lead) -> Lead:
         """Return how a walk is led by the days on which there are files of the strata that match."""
@@ -446,9 +477,9 @@ class Catalogue:
         numbers = [number for pair in pairs for number in (pair.number, pair.previous) if number is not None]
         rows = await self._database.read(VERSIONS, {"numbers": numbers})
         try:
-            found = [make_found_file(row, "", await self.vocabulary.get()) for row in rows]
+            found = make_found_files(rows, await self.vocabulary.get())
         except KeyError:
-            found = [make_found_file(row, "", await self.vocabulary.renew()) for row in rows]
+            found = make_found_files(rows, await self.vocabulary.renew())
         return {version.id: version for version in found}
 
     # --- members of an export ------------------------------------------------------------------------------------
@@ -497,10 +528,3 @@ def _facet_values(field: FacetField, tally: Tally, vocabulary: Vocabulary, limit
         merged[shown] = (files + round(count * weight), total + int(size * weight))
     values = sorted(merged.items(), key=lambda item: (-item[1][0], item[0]))[:limit]
     return [FacetValue(value=value, count=files, bytes=size) for value, (files, size) in values]
-
-
-_AT = {name: at for at, name in enumerate(PAGE_COLUMNS)}
-
-
-def _cursor_of(row: tuple[Any, ...], order: Order, query_id: str) -> str:
-    return encode_cursor(order, row[_AT[order.field.value]], row[_AT["id"]], query_id=query_id)

@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
+import orjson
 import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import Format
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -107,7 +109,7 @@ class Database:
                     min_size=1,
                     max_size=self._pool_size,
                     timeout=POOL_TIMEOUT_S,
-                    configure=_load_arrays,
+                    configure=_configure,
                     open=False,
                 )
                 await self._reading.open()
@@ -150,10 +152,14 @@ def _make_loader(dtype: str) -> type[Loader]:
 _LOADERS = {f"{name}[]": _make_loader(dtype) for name, dtype in (("int2", ">i2"), ("int4", ">i4"), ("int8", ">i8"))}
 
 
-async def _load_arrays(connection: "psycopg.AsyncConnection[Any]") -> None:
-    """Let arrays be read as they come, without an object for each number."""
+async def _configure(connection: "psycopg.AsyncConnection[Any]") -> None:
+    """Let arrays be read as they come, without an object for each number, and JSON quickly.
+
+    Numbers in JSON that need more than 64 bits become floats: as such they can be written again.
+    """
     for name, loader in _LOADERS.items():
         connection.adapters.register_loader(connection.adapters.types.get_oid(name), loader)
+    set_json_loads(orjson.loads, connection)
 
 
 _TOO_LONG = (

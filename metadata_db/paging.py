@@ -53,6 +53,7 @@ def page_statement(
     first: int,
     after: tuple[Any, int] | None,
     *,
+    columns: Sequence[str] = PAGE_COLUMNS,
     way: Way | None = None,
     lead: Lead | None = None,
     is_past: bool = False,
@@ -63,6 +64,8 @@ def page_statement(
     ----------
     after
         Value and number of the row behind which the page begins.
+    columns
+        What is wanted of each file; the value of the order and the number must be among it.
     way
         The index to find the files by; None walks along the order.
     lead
@@ -71,7 +74,7 @@ def page_statement(
     is_past
         Whether the files are asked as of ``at``, see `LIVED`.
     """
-    page = _Page(filters, order, after, lead)
+    page = _Page(filters, order, after, columns, lead)
     values: dict[str, Any] = {"limit": first + 1, **page.led_values()}
     if after is not None:
         values |= {"after_value": after[0], "after_id": after[1]}
@@ -112,13 +115,20 @@ def _union(branches: Sequence[str]) -> str:
 
 
 class _Page:
-    def __init__(self, filters: Filters, order: Order, after: tuple[Any, int] | None, lead: Lead | None) -> None:
+    def __init__(
+        self,
+        filters: Filters,
+        order: Order,
+        after: tuple[Any, int] | None,
+        columns: Sequence[str],
+        lead: Lead | None,
+    ) -> None:
         self._lead = lead or Lead()
         self._filters = filters
         self._order = order
         self._after = after
         self._key = f"f.{order.field.value}"
-        self._columns = ", ".join(f"f.{name}" for name in PAGE_COLUMNS)
+        self._columns = ", ".join(f"f.{name}" for name in columns)
         direction = " desc" if order.descending else ""
         if order.field is OrderField.CATALOGUED:
             self.ordered = f"order by f.id{direction} limit %(limit)s"

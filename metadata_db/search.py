@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypeAlias
@@ -52,6 +52,49 @@ class Order:
     def __str__(self) -> str:
         return f"{self.field.value}{'-' if self.descending else '+'}"
 
+    @property
+    def reverse(self) -> "Order":
+        """The same places from the last to the first."""
+        return replace(self, descending=not self.descending)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paging:
+    """Which page of a question is wanted: so many files in an order behind a cursor, or the last ones before it."""
+
+    order: Order = Order()
+    n: int = 50
+    """Most files of the page."""
+    cursor: str | None = None
+    """Where the page begins, or ends when it is read backward; None is the end of the order from which it is read."""
+    is_backward: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.order}:{'-' if self.is_backward else ''}{self.n}:{self.cursor or ''}"
+
+    @property
+    def direction(self) -> Order:
+        """The order in which the files of the page are found, from the cursor on."""
+        return self.order.reverse if self.is_backward else self.order
+
+    def find_place(self, query_id: str) -> tuple[Any, int] | None:
+        """Return (value, number) of the row of the cursor; None without one.
+
+        Raises
+        ------
+        BadCursorError
+            It is no cursor of this question and order.
+        """
+        if self.cursor is None:
+            return None
+        name = "before" if self.is_backward else "after"
+        return decode_cursor(self.order, self.cursor, query_id=query_id, name=name)
+
+    def find_place_beyond(self, query_id: str) -> tuple[Any, int] | None:
+        """Return the place behind which, against `direction`, the row of the cursor is the first one that can be."""
+        place = self.find_place(query_id)
+        return None if place is None else (place[0], place[1] + (-1 if self.direction.descending else 1))
+
 
 # --- cursors --------------------------------------------------------------------------------------------------------
 
@@ -66,15 +109,15 @@ def _kind(order: Order, query_id: str) -> str:
     return f"{order}{query_id[:8]}"
 
 
-def decode_cursor(order: Order, cursor: str, *, query_id: str) -> tuple[Any, int]:
-    """Return (value, number) of the row that a cursor stands behind.
+def decode_cursor(order: Order, cursor: str, *, query_id: str, name: str = "after") -> tuple[Any, int]:
+    """Return (value, number) of the row that a cursor stands behind; `name` is what errors call it.
 
     Raises
     ------
     BadCursorError
         It is none of ours, or one of another order or question.
     """
-    expected = f"an endCursor of a page of this question in the order {order}"
+    expected = f"a cursor of a page of this question in the order {order}"
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         made_for, value, number = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
@@ -82,7 +125,7 @@ def decode_cursor(order: Order, cursor: str, *, query_id: str) -> tuple[Any, int
             raise ValueError(made_for)
         return _cursor_value(order.field, value), _bigint(number)
     except (ValueError, TypeError, UnicodeEncodeError) as error:
-        raise BadCursorError("after", cursor, expected) from error
+        raise BadCursorError(name, cursor, expected) from error
 
 
 def _cursor_value(field: OrderField, value: Any) -> Any:

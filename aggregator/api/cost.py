@@ -28,8 +28,8 @@ from graphql import (
     visit,
 )
 
+from aggregator.api.inputs import MAX_PAGE
 from aggregator.api.limits import Anatomy, Owner
-from aggregator.api.types import MAX_PAGE
 from metadata_db.availability import MAX_GAPS
 from metadata_db.search import FacetField
 

@@ -35,7 +35,13 @@ from metadata_db.query import (
     parse_week,
     parse_words,
 )
-from metadata_db.search import Order, OrderField
+from metadata_db.search import Order, OrderField, Paging
+
+MAX_PAGE = 1000
+"""Most files of one page."""
+
+USUAL_PAGE = 50
+"""Files of a page when nothing is said."""
 
 
 def _field(description: str, default: Any = None) -> Any:
@@ -218,6 +224,30 @@ def to_as_of(given: AsOf | None) -> int | datetime | None:
 def to_order(given: FileOrder | None) -> Order:
     """Return the order that was asked for, by default the begin of the files' time."""
     return Order() if given is None else Order(field=given.field, descending=given.descending)
+
+
+def to_paging(
+    first: int | None, after: str | None, last: int | None, before: str | None, order: FileOrder | None
+) -> Paging:
+    """Return the page that was asked for: the first files behind a cursor, or the last ones before one.
+
+    Raises
+    ------
+    BadInputError
+        Both are asked for, or the number of files is out of its range.
+    """
+    is_backward = last is not None or (before is not None and first is None)
+    if is_backward and first is not None:
+        raise BadInputError("files.last", last, "first or last, not both")
+    if is_backward and after is not None:
+        raise BadInputError("files.after", after, "before as the cursor where last is asked for")
+    if not is_backward and before is not None:
+        raise BadInputError("files.before", before, "after as the cursor where first is asked for")
+    name, n = ("last", last) if is_backward else ("first", first)
+    n = USUAL_PAGE if n is None else n
+    if not 1 <= n <= MAX_PAGE:
+        raise BadInputError(f"files.{name}", n, f"a number from 1 to {MAX_PAGE}")
+    return Paging(order=to_order(order), n=n, cursor=before if is_backward else after, is_backward=is_backward)
 
 
 def _set(

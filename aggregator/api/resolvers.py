@@ -6,10 +6,9 @@ from typing import Annotated, TypeVar
 import strawberry
 
 from aggregator.api.context import Info
-from aggregator.api.inputs import AsOf, SearchFilter, to_as_of, to_query
+from aggregator.api.inputs import MAX_PAGE, AsOf, SearchFilter, to_as_of, to_query
 from aggregator.api.scalars import BigInt
 from aggregator.api.types import (
-    MAX_PAGE,
     Attribute,
     AvailabilityType,
     Cluster,

@@ -1,30 +1,28 @@
 """Output types of the schema. Fields carry their description and unit once, here."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 import strawberry
 
 from aggregator.api.context import Info
-from aggregator.api.inputs import FileOrder, to_order
+from aggregator.api.inputs import FileOrder, to_paging
 from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
 from aggregator.citation import cite, cite_url
 from aggregator.controller import Comparison, CoreController, QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
 from metadata_db.availability import MAX_GAPS, Availability
-from metadata_db.catalogue import Difference
+from metadata_db.catalogue import Difference, Page
 from metadata_db.differences import DifferenceKind, DifferenceSum
 from metadata_db.errors import BadInputError
-from metadata_db.found import FoundFile
+from metadata_db.found import FoundFile, PageColumns
 from metadata_db.search import FacetField
 from metadata_db.sky import MAX_MAP_ORDER
 from metadata_db.tables import SKY_ORDER
 from metadata_db.timeline import TimeBin, parse_bins
 from metadata_db.vocabulary import Vocabulary
-
-MAX_PAGE = 1000
-"""Most files of one page."""
 
 
 def _field(description: str, name: str | None = None) -> Any:
@@ -272,14 +270,49 @@ class FileEdge:
     node: File = _field("The file.")
 
 
+Fact: TypeAlias = Callable[[], Awaitable[bool]]
+"""Tells something that may have to be looked up first."""
+
+
+def known(fact: bool) -> Fact:
+    """Return how to tell what is known already."""
+
+    async def tell() -> bool:
+        return fact
+
+    return tell
+
+
 @strawberry.type(description="What lies around a page.")
 class PageInfo:
     """Page information, as Relay wants it."""
 
-    has_next_page: bool = _field("Whether files follow.")
-    has_previous_page: bool = _field("Whether files precede.")
+    has_next: strawberry.Private[Fact]
+    has_previous: strawberry.Private[Fact]
+
     start_cursor: str | None = _field("Cursor of the first file.")
     end_cursor: str | None = _field("Cursor of the last file.")
+
+    @strawberry.field(description="Whether files follow.")
+    async def has_next_page(self) -> bool:
+        """Tell whether there are files behind the page."""
+        return await self.has_next()
+
+    @strawberry.field(description="Whether files precede.")
+    async def has_previous_page(self) -> bool:
+        """Tell whether there are files before the page."""
+        return await self.has_previous()
+
+    @classmethod
+    def around(cls, page: Page | PageColumns, cursors: Sequence[str], *, is_backward: bool, beyond: Fact) -> Self:
+        """Return what lies around a page; `beyond` tells whether there are files at the other side of its cursor."""
+        further = known(page.has_more)
+        return cls(
+            has_next=beyond if is_backward else further,
+            has_previous=further if is_backward else beyond,
+            start_cursor=cursors[0] if cursors else None,
+            end_cursor=cursors[-1] if cursors else None,
+        )
 
 
 @strawberry.type(description="A page of files.")
@@ -576,24 +609,30 @@ class SearchResult:
     async def files(
         self,
         info: Info,
-        first: Annotated[int, strawberry.argument(description="Files of this page, 1 to 1000.")] = 50,
-        after: Annotated[str | None, strawberry.argument(description="`endCursor` of the page before.")] = None,
+        first: Annotated[
+            int | None, strawberry.argument(description="The first files, 1 to 1000; 50 when nothing is said.")
+        ] = None,
+        after: Annotated[
+            str | None, strawberry.argument(description="With `first`: `endCursor` of the page before.")
+        ] = None,
+        last: Annotated[int | None, strawberry.argument(description="The last files instead, 1 to 1000.")] = None,
+        before: Annotated[
+            str | None, strawberry.argument(description="With `last`: `startCursor` of the page behind.")
+        ] = None,
         order_by: Annotated[FileOrder | None, strawberry.argument(description="Order; by begin of time.")] = None,
     ) -> FileConnection:
         """Return a page."""
-        if not 1 <= first <= MAX_PAGE:
-            raise BadInputError("files.first", first, f"a number from 1 to {MAX_PAGE}")
-        page = await info.context.controller.page(
-            self.response.answer, order=to_order(order_by), first=first, after=after
-        )
+        controller, answer = info.context.controller, self.response.answer
+        paging = to_paging(first, after, last, before, order_by)
+        page = await controller.page(answer, paging)
         edges = [FileEdge(cursor=found.cursor, node=File.of(found)) for found in page.files]
         return FileConnection(
             edges=edges,
-            page_info=PageInfo(
-                has_next_page=page.has_next,
-                has_previous_page=after is not None,
-                start_cursor=edges[0].cursor if edges else None,
-                end_cursor=edges[-1].cursor if edges else None,
+            page_info=PageInfo.around(
+                page,
+                [edge.cursor for edge in edges],
+                is_backward=paging.is_backward,
+                beyond=lambda: controller.has_beyond(answer, paging),
             ),
         )
 
@@ -767,8 +806,8 @@ class Diff:
         """Return what lies around the page."""
         edges, has_next = await self._read(info)
         return PageInfo(
-            has_next_page=has_next,
-            has_previous_page=self.after is not None,
+            has_next=known(has_next),
+            has_previous=known(self.after is not None),
             start_cursor=edges[0].cursor if edges else None,
             end_cursor=edges[-1].cursor if edges else None,
         )

@@ -15,7 +15,7 @@ from metadata_db.errors import BadInputError
 from metadata_db.ingest import Ingest
 from metadata_db.query import SearchQuery
 from metadata_db.records import Facility
-from metadata_db.search import FacetField, Order
+from metadata_db.search import FacetField, Paging
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.records import chunked, file_record, load, register
 
@@ -42,7 +42,7 @@ async def change_aurora(ingest: Ingest, controller: CoreController) -> None:
 
 async def ask(controller: CoreController, answer: Answer) -> list[Any]:
     """Return all parts of an answer."""
-    page = await controller.page(answer, order=Order(), first=100, after=None)
+    page = await controller.page(answer, Paging(n=100))
     facets = await controller.facets(answer, [FacetField.KIND, FacetField.FACILITY])
     return [page, facets]
 

@@ -17,7 +17,7 @@ from metadata_db.database import Database
 from metadata_db.errors import BadCursorError, BadInputError, NotFoundError, QueryIdCollisionError
 from metadata_db.ingest import Ingest
 from metadata_db.query import SearchQuery
-from metadata_db.search import FacetField, Order, Revisions
+from metadata_db.search import FacetField, Paging, Revisions
 from metadata_db.timeline import TimeBin, WantedBins
 from metadata_db.vocabulary import VocabularyStore
 from tests.support.records import file_record, load, register
@@ -193,7 +193,7 @@ async def test_all_parts_of_an_answer_belong_to_one_revision(controller: CoreCon
     response = await controller.search(EVERYTHING, prepare=Prepare.NEVER)
     report = await load(ingest, file_record("run_1.fits", size_bytes=77), file_record("new.fits", kind="irf"))
     controller.note_revisions(report.revisions)
-    page = await controller.page(response.answer, order=Order(), first=100, after=None)
+    page = await controller.page(response.answer, Paging(n=100))
     kinds = await controller.facets(response.answer, [FacetField.KIND])
     line = await controller.timeline(response.answer, WantedBins(bin=TimeBin.DAY))
     sky = await controller.sky(response.answer, 6)
@@ -233,9 +233,9 @@ async def test_redis_flushed_between_any_two_steps_changes_no_answer(
         for prepare in (Prepare.NEVER, Prepare.AUTO, Prepare.AUTO):
             response = await controller.search(AURORA, prepare=prepare)
             await between(redis_url)
-            page = await controller.page(response.answer, order=Order(), first=2, after=None)
+            page = await controller.page(response.answer, Paging(n=2))
             await between(redis_url)
-            more = await controller.page(response.answer, order=Order(), first=9, after=page.files[-1].cursor)
+            more = await controller.page(response.answer, Paging(n=9, cursor=page.files[-1].cursor))
             await between(redis_url)
             facets = await controller.facets(response.answer, [FacetField.KIND])
             await between(redis_url)
@@ -304,4 +304,4 @@ async def test_unknown_names_and_ids_are_refused(controller: CoreController, dat
         await controller.reopen("0" * 32)
     response = await controller.search(AURORA, prepare=Prepare.NEVER)
     with pytest.raises(BadCursorError):
-        await controller.page(response.answer, order=Order(), first=1, after="b3RoZXI")
+        await controller.page(response.answer, Paging(n=1, cursor="b3RoZXI"))

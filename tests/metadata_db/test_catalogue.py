@@ -13,7 +13,7 @@ from metadata_db.errors import BadInputError, QueryIdCollisionError, Unavailable
 from metadata_db.ingest import Ingest
 from metadata_db.query import AttributeFilter, Interval, SearchQuery, parse_attributes
 from metadata_db.records import Replica, Storage
-from metadata_db.search import FacetField, Order
+from metadata_db.search import FacetField, Paging
 from metadata_db.settings import CatalogueSettings
 from metadata_db.tables import query
 from metadata_db.vocabulary import VocabularyStore
@@ -93,7 +93,7 @@ async def test_the_parts_of_an_answer_stay_together_when_the_catalogue_moves_on(
     await load(ingest, file_record("a", level="DL1", size_bytes=5), file_record("c", level="DL3"))
     await load(ingest, file_record("x", facility="borealis", storage="borealis-disk", level="DL3"))
     assert await catalogue.summary(SearchQuery(), revisions) == before
-    page = await catalogue.page(SearchQuery(), revisions, order=Order(), first=5, after=None)
+    page = await catalogue.page(SearchQuery(), revisions, Paging(n=5))
     assert [(found.path, found.level, found.size_bytes) for found in page.files] == [
         ("a", "DL3", 1000),
         ("b", "DL3", 1000),
@@ -108,8 +108,8 @@ async def test_an_answer_of_no_facility_is_empty(
     await register(vocabulary)
     await load(ingest, file_record("a"))
     assert (await catalogue.summary(SearchQuery(), {})).count == 0
-    page = await catalogue.page(SearchQuery(), {}, order=Order(), first=5, after=None)
-    assert (page.files, page.has_next) == ([], False)
+    page = await catalogue.page(SearchQuery(), {}, Paging(n=5))
+    assert (page.files, page.has_more) == ([], False)
 
 
 async def test_a_facet_cut_short_keeps_the_most_frequent_values_whole(

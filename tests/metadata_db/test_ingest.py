@@ -19,7 +19,7 @@ from metadata_db.ingest import Ingest, RemovalReport
 from metadata_db.query import SearchQuery
 from metadata_db.records import Relation, Removal, Replica
 from metadata_db.rows import MAX_LINE_BYTES, iter_blocks
-from metadata_db.search import Order
+from metadata_db.search import Paging
 from metadata_db.tables import change, facility, file, replica
 from metadata_db.tables import file_version as version
 from metadata_db.vocabulary import VocabularyStore
@@ -72,7 +72,7 @@ async def test_every_field_of_a_record_is_found_again(
     await register(vocabulary)
     report = await load(ingest, FULL)
     assert (report.added, report.revisions) == (1, {"aurora": 1})
-    page = await catalogue.page(SearchQuery(), {"aurora": 1, "borealis": 0}, order=Order(), first=1, after=None)
+    page = await catalogue.page(SearchQuery(), {"aurora": 1, "borealis": 0}, Paging(n=1))
     found = page.files[0]
     expected = {name: getattr(FULL, name) for name in FULL.__struct_fields__ if name != "replicas"}
     assert {name: getattr(found, name) for name in expected} == expected
@@ -124,7 +124,7 @@ async def test_a_record_that_was_only_read_otherwise_is_mended_in_place(
         assert (report.changed, report.unchanged, report.reread) == (0, 1, 1)
         assert report.revisions == {"aurora": revision}
         now = {"aurora": revision, "borealis": 0}
-        page = await catalogue.page(SearchQuery(), now, order=Order(), first=9, after=None)
+        page = await catalogue.page(SearchQuery(), now, Paging(n=9))
         assert [getattr(found, name) for found in page.files for name in values] == [*values.values()]
         assert await catalogue.summary(SearchQuery(), now) == before
         again = await load(ingest, record)

@@ -39,7 +39,7 @@ from metadata_db.query import (
     parse_words,
 )
 from metadata_db.records import Attribute, Channel, Cluster, Facility, FileRecord, KnownFile, Relation, Removal
-from metadata_db.search import FacetField, Order, OrderField, decode_cursor, encode_cursor
+from metadata_db.search import FacetField, Order, OrderField, Paging, decode_cursor, encode_cursor
 from metadata_db.tables import file_version as file
 from metadata_db.tables import storage
 from metadata_db.timeline import TimeBin, parse_bins
@@ -387,12 +387,29 @@ class World:
         numbers: list[int] = []
         after = None
         while True:
-            page = await self.catalogue.page(asked, revisions, order=order, first=first, after=after)
-            assert len(page.files) == first or not page.has_next
+            page = await self.catalogue.page(asked, revisions, Paging(order=order, n=first, cursor=after))
+            assert len(page.files) == first or not page.has_more
             numbers += [found.id for found in page.files]
-            if not page.has_next:
+            if not page.has_more:
                 return numbers
             after = page.files[-1].cursor
+
+    async def walk_back(self, asked: SearchQuery, revisions: Mapping[str, int], order: Order, last: int) -> list[int]:
+        """Return the numbers of all files of an answer, page by page from the last one, and try what lies around."""
+        numbers: list[int] = []
+        before = None
+        while True:
+            paging = Paging(order=order, n=last, cursor=before, is_backward=True)
+            page = await self.catalogue.page(asked, revisions, paging)
+            assert len(page.files) == last or not page.has_more
+            assert await self.catalogue.has_beyond(asked, revisions, paging) == (before is not None)
+            for found in page.files[:1]:
+                behind = Paging(order=order, n=last, cursor=found.cursor)
+                assert await self.catalogue.has_beyond(asked, revisions, behind)
+            numbers = [found.id for found in page.files] + numbers
+            if not page.has_more:
+                return numbers
+            before = page.files[0].cursor
 
     async def walk_listing(self, name: str, facilities: Collection[str], limit: int) -> list[KnownFile]:
         """Return all living files of a storage, page by page."""
@@ -631,6 +648,7 @@ async def test_a_walk_meets_every_file_once_and_in_order(
         for order in ORDERS:
             numbers = await world.walk(asked, revisions, order, first + len(found) // 6)
             assert numbers == evaluate_order(found, order.field.value, descending=order.descending), str(order)
+            assert await world.walk_back(asked, revisions, order, first + len(found) // 6) == numbers, str(order)
 
 
 @examples(8)
@@ -756,7 +774,7 @@ async def test_any_value_of_an_attribute_can_be_asked_for(world: World) -> None:
     revisions = (await world.fill([records])).revisions
     for at, value in enumerate(values):
         wanted = parse_attributes("attributes", [AttributeFilter(name="tags", values=(value,))])
-        page = await world.catalogue.page(SearchQuery(attributes=wanted), revisions, order=Order(), first=9, after=None)
+        page = await world.catalogue.page(SearchQuery(attributes=wanted), revisions, Paging(n=9))
         assert [found.path for found in page.files] == [str(at)], value
 
 
@@ -884,9 +902,13 @@ async def test_a_cursor_survives_ingest_between_pages(world: World) -> None:
     for field in OrderField:
         revisions = (await world.fill([began])).revisions
         order = Order(field=field)
-        first = await world.catalogue.page(SearchQuery(), revisions, order=order, first=3, after=None)
+        first = await world.catalogue.page(SearchQuery(), revisions, Paging(order=order, n=3))
         await load(world.ingest, *(file_record(f"run_{at}", **moved) for at in range(5)), file_record("a new one"))
         after = first.files[-1].cursor
-        second = await world.catalogue.page(SearchQuery(), revisions, order=order, first=3, after=after)
+        second = await world.catalogue.page(SearchQuery(), revisions, Paging(order=order, n=3, cursor=after))
         assert [found.size_bytes for found in first.files + second.files] == [0, 1, 2, 3, 4, 5], field
-        assert (first.has_next, second.has_next) == (True, False)
+        assert (first.has_more, second.has_more) == (True, False)
+        back = Paging(order=order, n=3, cursor=second.files[0].cursor, is_backward=True)
+        again = await world.catalogue.page(SearchQuery(), revisions, back)
+        assert (again.files, again.has_more) == (first.files, False)
+        assert await world.catalogue.has_beyond(SearchQuery(), revisions, back)

@@ -13,7 +13,7 @@ from metadata_db.errors import BadInputError, NotFoundError
 from metadata_db.ingest import Ingest
 from metadata_db.query import Interval, SearchQuery
 from metadata_db.records import Attribute, Authority, Channel, Cluster, Detector, Facility, Storage
-from metadata_db.search import Order
+from metadata_db.search import Paging
 from metadata_db.settings import CatalogueSettings
 from metadata_db.vocabulary import SNAPSHOT_S, VocabularyStore
 from tests.support.records import AURORA, BOREALIS, file_record, load, register
@@ -176,7 +176,7 @@ async def test_files_of_a_new_detector_bring_its_name_to_another_process_at_once
     report = await load(ingest, file_record("a", detector="iact-new", time_begin=NOON, time_end=NOON + HOUR))
     catalogue = Catalogue(database, elsewhere)
     revisions = {"borealis": 0, **report.revisions}
-    page = await catalogue.page(SearchQuery(), revisions, order=Order(), first=1, after=None)
+    page = await catalogue.page(SearchQuery(), revisions, Paging(n=1))
     assert [found.detector for found in page.files] == ["iact-new"]
 
 
