@@ -27,6 +27,7 @@ from graphql import (
     validate,
 )
 
+from aggregator.api.compiled.plans import Planner, Plans
 from aggregator.api.context import Context, Footprint
 from aggregator.api.cost import OperationCost, find_costs
 from aggregator.api.errors import MAX_ERRORS, LimitExceededError, TookTooLongError, as_graphql, format_errors
@@ -58,6 +59,8 @@ class Document:
     """What is wrong with it; it is executed only when this is empty."""
     costs: Mapping[int, OperationCost] = field(default_factory=dict)
     """How to reckon what each operation costs, by `id` of its node."""
+    plans: Plans | None = None
+    """How it is answered without graphql-core; None when it is not executed at all."""
 
     def find_operation(self, name: str | None) -> OperationDefinitionNode | None:
         """Return the operation of a name, or the only one; None when there is no such."""
@@ -89,6 +92,7 @@ class Executor:
     def __init__(self, schema: strawberry.Schema, *, limits: Limits | None = None, suggests: bool = False) -> None:
         # Strawberry keeps the schema of graphql-core under this name, and passes it on nowhere else.
         self.schema: GraphQLSchema = schema._schema
+        self.planner = Planner(schema)
         self.limits = Limits() if limits is None else limits
         self._hides_suggestions = not suggests
         self._documents: OrderedDict[str, Document] = OrderedDict()
@@ -117,7 +121,9 @@ class Executor:
             return Document(text=text, node=node, errors=tuple(as_graphql(excess) for excess in excesses))
         if errors := self._validate(node):
             return Document(text=text, node=node, errors=tuple(errors))
-        return Document(text=text, node=node, errors=(), costs=find_costs(self.schema, node))
+        return Document(
+            text=text, node=node, errors=(), costs=find_costs(self.schema, node), plans=Plans(document=node)
+        )
 
     def _validate(self, node: DocumentNode) -> list[GraphQLError]:
         # The last error then says that there are more.
@@ -157,9 +163,18 @@ class Executor:
         refusals = self.find_refusals(operation)
         if refusals or document.node is None:
             return _refusal(refusals, context)
+        chosen = document.find_operation(operation.name)
+        if chosen is not None and document.plans is not None:
+            body = await self.planner.answer(document.plans, chosen, operation.variables or {}, context)
+            if body is not None:
+                return Execution(body=body, is_refused=False, has_errors=False, footprint=context.footprint)
+        return await self.execute_ordinarily(document.node, operation, context)
+
+    async def execute_ordinarily(self, document: DocumentNode, operation: Operation, context: Context) -> Execution:
+        """Carry out an operation of a document without errors by graphql-core."""
         found = execute(
             self.schema,
-            document.node,
+            document,
             context_value=context,
             variable_values=dict(operation.variables or {}),
             operation_name=operation.name,

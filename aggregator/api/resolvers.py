@@ -51,7 +51,7 @@ def _found(info: Info, response: QuickResponse, prepare: Prepare = Prepare.NEVER
     if prepare is Prepare.AUTO and response.export is not None:
         # Whoever asks the same later relies on it too; when it has ended, asking begins it again.
         footprint.rest_on_export(response.export.id, response.export, is_told=False)
-    return SearchResult(response=response)
+    return SearchResult.of(response)
 
 
 async def _parts(info: Info, wanted: list[str] | None, parts: Callable[[records.Facility], list[T]]) -> list[T]:

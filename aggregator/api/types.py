@@ -1,6 +1,6 @@
 """Output types of the schema. Fields carry their description and unit once, here."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, Self, TypeAlias
 
@@ -10,14 +10,14 @@ from aggregator.api.context import Info
 from aggregator.api.inputs import FileOrder, to_paging
 from aggregator.api.scalars import BigInt, Histogram, JsonObject, SkyMap
 from aggregator.citation import cite, cite_url
-from aggregator.controller import Comparison, CoreController, QuickResponse
+from aggregator.controller import Answer, Comparison, CoreController, QuickResponse
 from aggregator.staging.ledger import Export, ExportState
 from metadata_db import records
 from metadata_db.availability import MAX_GAPS, Availability
-from metadata_db.catalogue import Difference, Page
+from metadata_db.catalogue import Difference
 from metadata_db.differences import DifferenceKind, DifferenceSum
 from metadata_db.errors import BadInputError
-from metadata_db.found import FoundFile, PageColumns
+from metadata_db.found import FoundFile
 from metadata_db.search import FacetField
 from metadata_db.sky import MAX_MAP_ORDER
 from metadata_db.tables import SKY_ORDER
@@ -304,14 +304,22 @@ class PageInfo:
         return await self.has_previous()
 
     @classmethod
-    def around(cls, page: Page | PageColumns, cursors: Sequence[str], *, is_backward: bool, beyond: Fact) -> Self:
-        """Return what lies around a page; `beyond` tells whether there are files at the other side of its cursor."""
-        further = known(page.has_more)
+    def around(cls, ends: tuple[str | None, str | None], *, is_backward: bool, further: Fact, beyond: Fact) -> Self:
+        """Return what lies around a page.
+
+        Parameters
+        ----------
+        ends
+            Cursors of its first and last file.
+        further, beyond
+            Tell whether there are files on from where its reading ended, and on the other side of its cursor.
+        """
+        start, end = ends
         return cls(
             has_next=beyond if is_backward else further,
             has_previous=further if is_backward else beyond,
-            start_cursor=cursors[0] if cursors else None,
-            end_cursor=cursors[-1] if cursors else None,
+            start_cursor=start,
+            end_cursor=end,
         )
 
 
@@ -516,22 +524,36 @@ class ExportProgress:
 class SearchResult:
     """Answer to a question."""
 
-    response: strawberry.Private[QuickResponse]
+    answer: strawberry.Private[Answer]
+    told: strawberry.Private[QuickResponse | None] = None
+    """What is known of it at once; fields that need the answer alone do without it."""
+
+    @classmethod
+    def of(cls, response: QuickResponse) -> Self:
+        """Return the type of a quick response."""
+        return cls(answer=response.answer, told=response)
+
+    @property
+    def response(self) -> QuickResponse:
+        """What is known of the answer at once."""
+        if self.told is None:
+            raise RuntimeError("this field needs the quick response, which was not looked up")
+        return self.told
 
     @strawberry.field(description="Id of the question: MD5 of its canonical form.")
     def query_id(self) -> strawberry.ID:
         """Return the id of the question."""
-        return strawberry.ID(self.response.answer.query.query_id)
+        return strawberry.ID(self.answer.query.query_id)
 
     @strawberry.field(description="Canonical form of the question.")
     def canonical(self) -> JsonObject:
         """Return the canonical form."""
-        return JsonObject(self.response.answer.query.as_mapping())
+        return JsonObject(self.answer.query.as_mapping())
 
     @strawberry.field(description="Whether the summary came from the cache.")
     def cached(self, info: Info) -> bool:
         """Tell where the summary came from."""
-        info.context.footprint.rest_on(self.response.answer)
+        info.context.footprint.rest_on(self.answer)
         if not self.response.cached:
             # The next one who asks finds it there.
             info.context.footprint.pass_by()
@@ -542,8 +564,7 @@ class SearchResult:
         """Return the revisions of the answer."""
         info.context.footprint.tell_revision()
         return [
-            FacilityRevision(facility=name, revision=BigInt(number))
-            for name, number in self.response.answer.revisions.items()
+            FacilityRevision(facility=name, revision=BigInt(number)) for name, number in self.answer.revisions.items()
         ]
 
     @strawberry.field(
@@ -553,19 +574,19 @@ class SearchResult:
     def revision(self, info: Info) -> BigInt:
         """Return the number to cite."""
         info.context.footprint.tell_revision()
-        return BigInt(self.response.answer.revision)
+        return BigInt(self.answer.revision)
 
     @strawberry.field(description="When the revision was made, UTC; null before the first change.")
     async def as_of(self, info: Info) -> datetime | None:
         """Return the time of the answer's revision."""
         info.context.footprint.tell_revision()
-        return await info.context.controller.time_of(self.response.answer)
+        return await info.context.controller.time_of(self.answer)
 
     @strawberry.field(description="Address of this answer as of its revision, relative to this site.")
     def cite_url(self, info: Info) -> str:
         """Return the address to cite."""
         info.context.footprint.tell_revision()
-        return cite_url(self.response.answer.query.query_id, self.response.answer.revision)
+        return cite_url(self.answer.query.query_id, self.answer.revision)
 
     @strawberry.field(
         description="Text for a list of references, with exact numbers; the date of access is left to the reader."
@@ -622,16 +643,16 @@ class SearchResult:
         order_by: Annotated[FileOrder | None, strawberry.argument(description="Order; by begin of time.")] = None,
     ) -> FileConnection:
         """Return a page."""
-        controller, answer = info.context.controller, self.response.answer
+        controller, answer = info.context.controller, self.answer
         paging = to_paging(first, after, last, before, order_by)
         page = await controller.page(answer, paging)
         edges = [FileEdge(cursor=found.cursor, node=File.of(found)) for found in page.files]
         return FileConnection(
             edges=edges,
             page_info=PageInfo.around(
-                page,
-                [edge.cursor for edge in edges],
+                (edges[0].cursor, edges[-1].cursor) if edges else (None, None),
                 is_backward=paging.is_backward,
+                further=known(page.has_more),
                 beyond=lambda: controller.has_beyond(answer, paging),
             ),
         )
@@ -644,7 +665,7 @@ class SearchResult:
     ) -> list[Facet]:
         """Return the facets."""
         fields = list(dict.fromkeys(by))
-        answer = self.response.answer
+        answer = self.answer
         for counted in [answer, *await info.context.controller.counted_for(answer, fields)]:
             info.context.footprint.rest_on(counted)
         found = await info.context.controller.facets(answer, fields)
@@ -681,7 +702,7 @@ class SearchResult:
     ) -> Histogram:
         """Return the time line."""
         wanted = parse_bins(bin, bin_s, bins)
-        return Histogram(await info.context.controller.timeline(self.response.answer, wanted))
+        return Histogram(await info.context.controller.timeline(self.answer, wanted))
 
     @strawberry.field(
         description="Files by the HEALPix cell of their position. Beyond order 6, or with filters on more than time "
@@ -697,13 +718,13 @@ class SearchResult:
         """Return the sky map."""
         if not 0 <= order <= MAX_MAP_ORDER:
             raise BadInputError("sky.order", order, f"a number from 0 to {MAX_MAP_ORDER}")
-        return SkyMap(await info.context.controller.sky(self.response.answer, order))
+        return SkyMap(await info.context.controller.sky(self.answer, order))
 
     @strawberry.field(description="The full response, when it was asked for or started by itself.")
     def export(self, info: Info) -> ExportType | None:
         """Return the export of this answer."""
         footprint, export_id = info.context.footprint, self.response.export_id
-        footprint.rest_on(self.response.answer)
+        footprint.rest_on(self.answer)
         if export_id is None:
             # Once somebody has had the files counted it may turn out that there is one.
             footprint.pass_by()
