@@ -238,7 +238,7 @@ class CoreController:
     async def open(self, asked: SearchQuery, *, as_of: AsOf = None) -> Answer:
         """Register a question, and return its answer, of which nothing is looked up yet; see `search` for errors."""
         await self._register(asked)
-        return await self._answer(asked, as_of)
+        return await self.find_answer(asked, as_of)
 
     async def respond(self, answer: Answer, *, prepare: Prepare) -> QuickResponse:
         """Tell what is known of an answer at once, and start the full response if that is wanted."""
@@ -263,16 +263,23 @@ class CoreController:
     # --- step 1: register ----------------------------------------------------------------------------------------
 
     async def _register(self, asked: SearchQuery) -> None:
-        """Keep the question under its id, in Postgres for ever and in Redis for the next time."""
-        sha256 = canonical_sha256(asked.canonical)
+        if not await self.is_registered(asked):
+            await self.register(asked)
+
+    async def is_registered(self, asked: SearchQuery) -> bool:
+        """Tell whether a question is known by its id; the names in one that is not are checked."""
         known = await self.cache.find_query_sha256(asked.query_id)
-        if known == sha256:
-            return
-        if known is not None:
+        if known is None:
+            await self.catalogue.check(asked)
+            return False
+        if known != canonical_sha256(asked.canonical):
             raise QueryIdCollisionError(asked.query_id)
-        await self.catalogue.check(asked)
+        return True
+
+    async def register(self, asked: SearchQuery) -> None:
+        """Keep a checked question under its id, in Postgres for ever and in Redis for the next time."""
         await self.catalogue.register_query(asked)
-        await self.cache.put_query(asked.query_id, asked.as_mapping(), sha256=sha256)
+        await self.cache.put_query(asked.query_id, asked.as_mapping(), sha256=canonical_sha256(asked.canonical))
 
     # --- step 2: cache look-up -----------------------------------------------------------------------------------
 
@@ -405,7 +412,7 @@ class CoreController:
 
     async def _everywhere(self, answer: Answer) -> Answer:
         """Return an answer that touches the other facilities too, as it does without its own choice among them."""
-        everywhere = await self._answer(SearchQuery(), answer.revision if answer.is_past else None)
+        everywhere = await self.find_answer(SearchQuery(), answer.revision if answer.is_past else None)
         return replace(answer, revisions={**everywhere.revisions, **answer.revisions})
 
     async def _facets(self, answer: Answer, fields: Sequence[FacetField]) -> dict[FacetField, list[FacetValue]]:
@@ -620,7 +627,7 @@ class CoreController:
 
     # --- moments and freshness -----------------------------------------------------------------------------------
 
-    async def _answer(self, asked: SearchQuery, as_of: AsOf) -> Answer:
+    async def find_answer(self, asked: SearchQuery, as_of: AsOf = None) -> Answer:
         """Return the answer that is asked for, of which nothing is looked up yet."""
         if as_of is None:
             return Answer.at(asked, await self.present.moment())

@@ -347,7 +347,7 @@ class _Measuring:
         rng = random.Random(seed)
         sizes = [facility.n_files for facility in self._facilities]
         chosen = [rng.choices(self._facilities, sizes)[0] for _ in range(self._questions)]
-        return [await _to_query(KINDS[kind].make_filter(rng, facility)) for facility in chosen]
+        return [await to_search_query(KINDS[kind].make_filter(rng, facility)) for facility in chosen]
 
 
 _SCANS = 3
@@ -356,7 +356,7 @@ _SCANS = 3
 _LOOK_BACK = timedelta(hours=6)
 
 
-async def _to_query(given: Filter) -> SearchQuery:
+async def to_search_query(given: Filter) -> SearchQuery:
     """Return the question of a filter as GraphQL would read it."""
     result = await _reader().execute("query ($f: SearchFilter!) { ask(filter: $f) }", variable_values={"f": given})
     if result.errors:

@@ -31,7 +31,7 @@ def run(servers: Servers, *, n_files: int, repeats: int, limit_s: float) -> list
     """Measure searches in a catalogue of `n_files` generated records; each load takes at most `limit_s` seconds."""
     facilities = make_facilities(n_files)
     with running_service(servers, f"search_{n_files}", keep=True) as service:
-        _fill(servers, service, facilities)
+        fill(servers, service, facilities)
         measuring = _Measuring(servers, service, facilities, limit_s)
         measuring.warm_up()
         latencies: dict[str, list[Sample]] = {kind: [] for kind in KINDS}
@@ -64,7 +64,7 @@ def run(servers: Servers, *, n_files: int, repeats: int, limit_s: float) -> list
     ]
 
 
-def _fill(servers: Servers, service: Service, facilities: Sequence[GeneratedFacility]) -> None:
+def fill(servers: Servers, service: Service, facilities: Sequence[GeneratedFacility]) -> None:
     """Load the catalogue unless an earlier run did, and let Postgres vacuum and analyse as it does by itself later."""
     n_files = sum(facility.n_files for facility in facilities)
     name = service.settings.data_dir.name

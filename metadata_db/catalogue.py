@@ -12,8 +12,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
 
 from metadata_db.alerts import AlertStore
 from metadata_db.availability import (
@@ -68,7 +66,6 @@ from metadata_db.planning import suited
 from metadata_db.query import Coincidence, SearchQuery, check_positions
 from metadata_db.search import FacetField, Order, Paging, Revisions
 from metadata_db.sky import SkyMap, make_sky_map
-from metadata_db.tables import query
 from metadata_db.tallies import MEMORY_BYTES, Tallies, Tally
 from metadata_db.timeline import DAYS, MAX_BINS, SECONDS, Binning, Histogram, WantedBins, make_histogram
 from metadata_db.vocabulary import Vocabulary, VocabularyStore
@@ -174,19 +171,18 @@ class Catalogue:
         QueryIdCollisionError
             Another question has this id.
         """
-        sha256 = canonical_sha256(asked.canonical)
-        values = {"id": asked.query_id, "canonical": asked.canonical, "canonical_sha256": sha256}
-        async with self._database.transaction() as connection:
-            await connection.execute(insert(query).values(values).on_conflict_do_nothing())
-            kept = await connection.execute(select(query.c.canonical_sha256).where(query.c.id == asked.query_id))
-            if kept.scalar_one() != sha256:
-                raise QueryIdCollisionError(asked.query_id)
+        values = registration(asked)
+        kept = await self._database.write(REGISTER, values)
+        if not kept:
+            # Somebody else registered it at this moment, later than this statement can see.
+            kept = await self._database.read(_REGISTERED, values)
+        if kept[0][0] != values["sha256"]:
+            raise QueryIdCollisionError(asked.query_id)
 
     async def find_query(self, query_id: str) -> SearchQuery | None:
         """Return the question that was registered under an id."""
-        async with self._database.snapshot() as connection:
-            found = (await connection.execute(select(query.c.canonical).where(query.c.id == query_id))).scalar()
-        return None if found is None else SearchQuery.from_canonical(found)
+        found = await self._database.read("select canonical from query where id = %(id)s", {"id": query_id})
+        return SearchQuery.from_canonical(found[0][0]) if found else None
 
     # --- moments -------------------------------------------------------------------------------------------------
 
@@ -505,6 +501,23 @@ class Catalogue:
             return [number for (number,) in await self._look_ups.read(view, statement)]
 
         return await self._look_ups.as_of(asked, revisions, look_up)
+
+
+REGISTER = """
+    with added as (
+        insert into query (id, canonical, canonical_sha256) values (%(id)s, %(canonical)s, %(sha256)s)
+        on conflict (id) do nothing returning canonical_sha256
+    )
+    select canonical_sha256 from added union all select canonical_sha256 from query where id = %(id)s
+"""
+"""Keeps a question, and tells the SHA-256 that is kept under its id."""
+
+_REGISTERED = "select canonical_sha256 from query where id = %(id)s"
+
+
+def registration(asked: SearchQuery) -> dict[str, Any]:
+    """Return the values of the parameters of `REGISTER`."""
+    return {"id": asked.query_id, "canonical": asked.canonical, "sha256": canonical_sha256(asked.canonical)}
 
 
 def _check_names(name: str, asked: SearchQuery, known: Vocabulary) -> None:

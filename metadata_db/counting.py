@@ -32,6 +32,8 @@ class Statement:
 
     text: str
     values: Values
+    is_stable: bool = False
+    """Whether there is but one good way to carry it out, whatever the values are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,15 +35,22 @@ class Database:
 
     def __init__(self, settings: CatalogueSettings) -> None:
         self._statement_timeout_ms = int(settings.statement_timeout_s * 1000)
-        self._libpq_url = settings.libpq_url
-        self._pool_size = settings.pool_size
         # The catalogue is UTC throughout; the planner's JIT costs more than it saves on our short statements. Plans
-        # are made for the values at hand: a plan for any interval is a bad one for most.
-        self._options = (
-            f"-c timezone=UTC -c jit=off -c plan_cache_mode=force_custom_plan -c work_mem=32MB"
-            f" -c statement_timeout={self._statement_timeout_ms}"
+        # are made for the values at hand: a plan for any interval is a bad one for most. Where it is not, it is kept.
+        options = f"-c timezone=UTC -c jit=off -c work_mem=32MB -c statement_timeout={self._statement_timeout_ms}"
+        self._reading = _Pool(
+            settings,
+            options=f"{options} -c plan_cache_mode=force_custom_plan",
+            size=settings.pool_size,
         )
-        self._reading: AsyncConnectionPool[Any] | None = None
+        # Planning takes longer than such a statement itself. Its plan may be older than the files, of which there were
+        # few when it was made: it must never be to look at all of them, or at more than the first in order.
+        self._stable = _Pool(
+            settings,
+            options=f"{options} -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off",
+            size=max(1, settings.pool_size // 2),
+            prepare_threshold=1,
+        )
         self._opening = asyncio.Lock()
         self._engine: AsyncEngine = create_async_engine(
             settings.sqlalchemy_url,
@@ -76,14 +83,21 @@ class Database:
         async with _translated(), self._engine.connect() as connection:
             yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    async def read(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    async def read(
+        self, statement: str, values: Mapping[str, Any], *, is_stable: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Return the rows of one statement, which is a snapshot by itself: one exchange with the server, no more.
 
         Arrays of whole numbers become arrays of numpy; there are no nulls in them.
         A connection that broke while it was idle, because the server was restarted, is replaced once.
+
+        Parameters
+        ----------
+        is_stable
+            Whether one plan is good for all values, and may be kept.
         """
         async with _translated():
-            pool = await self._open_reading()
+            pool = await self._open(self._stable if is_stable else self._reading)
             try:
                 return await self._read(pool, statement, values)
             except psycopg.OperationalError as error:
@@ -91,6 +105,10 @@ class Database:
                     raise
                 await pool.check()
                 return await self._read(pool, statement, values)
+
+    async def write(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement that is a transaction by itself, and may be made twice without harm."""
+        return await self.read(statement, values, is_stable=True)
 
     async def _read(
         self, pool: "AsyncConnectionPool[Any]", statement: str, values: Mapping[str, Any]
@@ -100,20 +118,12 @@ class Database:
             rows: list[tuple[Any, ...]] = await cursor.fetchall()
             return rows
 
-    async def _open_reading(self) -> "AsyncConnectionPool[Any]":
+    async def _open(self, pool: "_Pool") -> "AsyncConnectionPool[Any]":
         async with self._opening:
-            if self._reading is None:
-                self._reading = AsyncConnectionPool(
-                    self._libpq_url,
-                    kwargs={"autocommit": True, "options": self._options, "application_name": "catchment"},
-                    min_size=1,
-                    max_size=self._pool_size,
-                    timeout=POOL_TIMEOUT_S,
-                    configure=_configure,
-                    open=False,
-                )
-                await self._reading.open()
-            return self._reading
+            if pool.opened is None:
+                pool.opened = pool.make()
+                await pool.opened.open()
+            return pool.opened
 
     async def ping(self) -> None:
         """Return when the database answers.
@@ -128,10 +138,38 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._reading is not None:
-            await self._reading.close()
-            self._reading = None
+        for pool in (self._reading, self._stable):
+            if pool.opened is not None:
+                await pool.opened.close()
+                pool.opened = None
         await self._engine.dispose()
+
+
+class _Pool:
+    """Connections of one kind, opened when the first one is needed."""
+
+    def __init__(self, settings: CatalogueSettings, *, options: str, size: int, prepare_threshold: int = 5) -> None:
+        self._url = settings.libpq_url
+        self._size = size
+        self._kwargs = {
+            "autocommit": True,
+            "options": options,
+            "application_name": "catchment",
+            "prepare_threshold": prepare_threshold,
+        }
+        self.opened: AsyncConnectionPool[Any] | None = None
+
+    def make(self) -> "AsyncConnectionPool[Any]":
+        """Return the connections, not opened yet."""
+        return AsyncConnectionPool(
+            self._url,
+            kwargs=self._kwargs,
+            min_size=1,
+            max_size=self._size,
+            timeout=POOL_TIMEOUT_S,
+            configure=_configure,
+            open=False,
+        )
 
 
 def _make_loader(dtype: str) -> type[Loader]:

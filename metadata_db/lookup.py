@@ -127,7 +127,9 @@ class LookUps:
 
     async def read(self, view: View, statement: Statement, *, is_sample: bool = False) -> list[tuple[Any, ...]]:
         """Return the rows of a statement, if the catalogue is at the moment that the statement was made for."""
-        rows = await self._database.read(_AT_A_MOMENT.format(statement.text), {**statement.values, **view.values})
+        rows = await self._database.read(
+            _AT_A_MOMENT.format(statement.text), {**statement.values, **view.values}, is_stable=statement.is_stable
+        )
         revisions, longest = rows[0][:2]
         if longest > view.filters.lookback:
             raise _StaleError

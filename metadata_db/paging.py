@@ -81,7 +81,7 @@ def page_statement(
     life = [LIVED] if is_past else []
     make = partial(page.by_way, way, life) if way is not None else partial(page.walk_along, life)
     text = page.joined(make, page.ended() if is_past else [])
-    return Statement(text=text, values=filters.values | values)
+    return Statement(text=text, values=filters.values | values, is_stable=page.is_stable(way, lead) and not is_past)
 
 
 _LED = """
@@ -205,6 +205,12 @@ class _Page:
         along = f"select f.* from file f where {together(['f.facility_id = ours.id', *conditions, *keyset])} {ordered}"
         each = f"select f.* from ({along} offset 0) as f where {together(rest)} limit %(limit)s"
         return self._select(f"unnest(%(facilities)s::int2[]) as ours (id) cross join lateral ({each}) as f", [])
+
+    def is_stable(self, way: Way | None, lead: Lead | None) -> bool:
+        """Tell whether each branch has but one good plan: along an index of begins, or by one that leads to few."""
+        if way is not None:
+            return way.is_few and way.in_order is None
+        return self._order.field is OrderField.TIME_BEGIN and lead is None
 
     def _walked(self, conditions: Sequence[str], ordered: str) -> str:
         """Return the FROM clause of the first files in order, found by the index alone.

@@ -165,9 +165,10 @@ class Executor:
             return _refusal(refusals, context)
         chosen = document.find_operation(operation.name)
         if chosen is not None and document.plans is not None:
-            body = await self.planner.answer(document.plans, chosen, operation.variables or {}, context)
+            attempt = context.for_operation()
+            body = await self.planner.answer(document.plans, chosen, operation.variables or {}, attempt)
             if body is not None:
-                return Execution(body=body, is_refused=False, has_errors=False, footprint=context.footprint)
+                return Execution(body=body, is_refused=False, has_errors=False, footprint=attempt.footprint)
         return await self.execute_ordinarily(document.node, operation, context)
 
     async def execute_ordinarily(self, document: DocumentNode, operation: Operation, context: Context) -> Execution:

@@ -1,7 +1,7 @@
 """The root fields `search` and `query`: only what is selected of an answer is looked up, all of it at the same time.
 
 The ordinary way counts the files of every answer first. Here pages, facets and the like are read meanwhile, and nothing
-is counted that nobody wants to know.
+is counted that nobody wants to know. A new question is registered meanwhile, and before anything is told.
 """
 
 from typing import Any
@@ -44,9 +44,17 @@ def write_search(selection: Selection, parent: GraphQLObjectType, details: Field
 
     async def tell(_root: Any, asking: Asking) -> Any:
         asked, prepare, moment = read(asking)
-        answer = await asking.context.controller.open(asked, as_of=moment)
+        controller = asking.context.controller
+        is_registered = await controller.is_registered(asked)
+        if prepare is Prepare.AUTO and not is_registered:
+            await controller.register(asked)  # an export names it
+            is_registered = True
+        answer = await controller.find_answer(asked, moment)
         asking.context.footprint.rest_on(answer)
-        return await result.tell(answer, prepare, asking)
+        work: list[Any] = [result.tell(answer, prepare, asking)]
+        if not is_registered:
+            work.append(controller.register(asked))
+        return (await together(work))[0]
 
     return Writer(tell, is_async=True)
 
@@ -71,7 +79,7 @@ def write_query(selection: Selection, parent: GraphQLObjectType, details: FieldD
         except NotFoundError:
             asking.context.footprint.pass_by()
             return None
-        answer = await controller.open(asked, as_of=moment)
+        answer = await controller.find_answer(asked, moment)
         asking.context.footprint.rest_on(answer)
         return await result.tell(answer, Prepare.NEVER, asking)
 

@@ -36,9 +36,9 @@ from graphql.execution.collect_fields import (
     collect_subfields,
 )
 from graphql.execution.values import VariableValues, get_argument_values
-from strawberry.types.arguments import convert_arguments
 from strawberry.types.field import StrawberryField
 
+from aggregator.api.compiled.inputs import InputReader
 from aggregator.api.compiled.writers import (
     Asking,
     Writer,
@@ -70,6 +70,7 @@ class Selection:
     """What an operation selects, given what its conditions (@skip, @include) come to."""
 
     schema: strawberry.Schema
+    inputs: InputReader
     operation: OperationDefinitionNode
     fragments: Mapping[str, FragmentDetails]
     conditions: VariableValues
@@ -180,12 +181,8 @@ class Selection:
     ) -> Callable[[Asking], T]:
         """Return how to make something of the arguments of a field as its resolver gets them, by their Python names."""
         known, ours = self.find_field(parent, details)
-        registry, config = self.schema.schema_converter.scalar_registry, self.schema.config
-
-        def convert(given: dict[str, Any]) -> T:
-            return make(**convert_arguments(given, ours.arguments, scalar_registry=registry, config=config))
-
-        return self.read_arguments(known, details, convert)
+        convert = self.inputs.read_all(ours.arguments)
+        return self.read_arguments(known, details, lambda given: make(**convert(given)))
 
 
 def name_of(details: FieldDetailsList) -> str:

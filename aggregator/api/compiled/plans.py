@@ -25,6 +25,7 @@ from graphql.execution.values import VariableValues
 
 from aggregator.api.compiled.answers import RULES
 from aggregator.api.compiled.fields import NotCompiledError, Selection, find_conditions, find_fragments
+from aggregator.api.compiled.inputs import InputReader
 from aggregator.api.compiled.writers import Asking, Writer
 from aggregator.api.context import Context
 from aggregator.errors import PUBLIC_ERRORS
@@ -54,13 +55,14 @@ class Planner:
 
     def __init__(self, schema: strawberry.Schema) -> None:
         self._schema = schema
+        self._inputs = InputReader(schema)
         self.counts: Counter[str] = Counter()
         """How many operations were answered by plan, had none, or failed."""
 
     async def answer(
         self, plans: Plans, operation: OperationDefinitionNode, variables: Mapping[str, Any], context: Context
     ) -> bytes | None:
-        """Return the answer to a query; None when graphql-core has to execute it."""
+        """Return the answer to a query; None when graphql-core has to execute it, with another context."""
         if operation.operation is not OperationType.QUERY:
             return None
         coerced = get_variable_values(
@@ -94,6 +96,7 @@ class Planner:
     ) -> Writer | None:
         selection = Selection(
             schema=self._schema,
+            inputs=self._inputs,
             operation=operation,
             fragments=find_fragments(document),
             conditions=variables,
