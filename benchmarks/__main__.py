@@ -9,7 +9,20 @@ import click
 import orjson
 from rich.console import Console
 
-from benchmarks import archives, extraction, hits, ingest, lookups, migration, pgstac, search, stac, staging, writes
+from benchmarks import (
+    archives,
+    extraction,
+    hits,
+    ingest,
+    lookups,
+    migration,
+    misses,
+    pgstac,
+    search,
+    stac,
+    staging,
+    writes,
+)
 from benchmarks.machine import describe_machine
 from benchmarks.measuring import Table, as_mapping, print_table
 from benchmarks.questions import KINDS
@@ -31,6 +44,7 @@ TABLE_WIDTH = 240
             "writes",
             "search",
             "hits",
+            "misses",
             "staging",
             "archives",
             "extraction",
@@ -131,6 +145,9 @@ def main(
             show(staging.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
         if which in ("archives", "all"):
             show(*archives.run(servers, n_files=staged, n_tiny=tiny, repeats=repeats))
+        if which in ("misses", "all"):
+            for table in misses.run(servers, n_files=files, repeats=repeats, limit_s=limit_s):
+                show(table)
         if which == "stac":
             for table in stac.run(servers, n_files=files, repeats=repeats, limit_s=limit_s):
                 show(table)
