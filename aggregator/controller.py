@@ -240,8 +240,14 @@ class CoreController:
         await self._register(asked)
         return await self.find_answer(asked, as_of)
 
-    async def respond(self, answer: Answer, *, prepare: Prepare) -> QuickResponse:
-        """Tell what is known of an answer at once, and start the full response if that is wanted."""
+    async def respond(self, answer: Answer, *, prepare: Prepare, looks_for_export: bool = True) -> QuickResponse:
+        """Tell what is known of an answer at once, and start the full response if that is wanted.
+
+        Parameters
+        ----------
+        looks_for_export
+            Whether an export is looked for that is not to be started.
+        """
         asked = answer.query
         summary = await self._find_in_cache(answer, "summary", Summary)
         cached = summary is not None
@@ -258,6 +264,8 @@ class CoreController:
         if answer.is_past:
             # An estimate comes from a sample of the present.
             response = await self.count_exactly(response)
+        if prepare is Prepare.NEVER and not looks_for_export:
+            return response
         return await self._start_full_response(response, prepare)
 
     # --- step 1: register ----------------------------------------------------------------------------------------

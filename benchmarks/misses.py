@@ -104,6 +104,11 @@ def run(servers: Servers, *, n_files: int, repeats: int, limit_s: float) -> Iter
                 "ordinary: the same, executed by graphql-core and Strawberry",
             ),
         )
+        if missing is None:
+            try:
+                postgraphile.install(servers)
+            except BenchmarkError as error:
+                missing = str(error)
         if missing is not None:
             yield Table(title="Misses beside PostGraphile", rows=(), notes=(f"not measured: {missing}",))
             return

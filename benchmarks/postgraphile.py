@@ -114,15 +114,14 @@ class Postgraphile:
 
 @contextmanager
 def running_postgraphile(servers: Servers, database: str) -> Iterator[Postgraphile]:
-    """Run the peer on one of our databases, installed unless an earlier run did.
+    """Run the installed peer on one of our databases.
 
     Raises
     ------
     BenchmarkError
-        It cannot be installed, or does not start.
+        It does not start.
     """
-    folder = servers.data_dir / "postgraphile"
-    _install(folder)
+    folder = _folder(servers)
     script, log = folder / "server.js", folder / "server.log"
     script.write_text(_SERVER)
     with servers.connect(database) as connection:
@@ -148,7 +147,19 @@ def running_postgraphile(servers: Servers, database: str) -> Iterator[Postgraphi
                 process.kill()
 
 
-def _install(folder: Path) -> None:
+def _folder(servers: Servers) -> Path:
+    return servers.data_dir / "postgraphile"
+
+
+def install(servers: Servers) -> None:
+    """Install the peer, unless an earlier run did.
+
+    Raises
+    ------
+    BenchmarkError
+        No package index can be reached, or takes too long.
+    """
+    folder = _folder(servers)
     done = folder / "installed.txt"
     wanted = [f"{name}@{number}" for name, number in PACKAGES.items()]
     if done.exists() and done.read_text() == "\n".join(wanted):

@@ -45,6 +45,16 @@ def figures(table: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.long
+def test_misses_tell_ratios_to_their_sql_and_to_the_peer_or_why_not(tmp_path: Path) -> None:
+    beside_sql, beside_peer = run_benchmark("misses", tmp_path)["tables"]
+    for found in figures(beside_sql).values():
+        assert found["ratio to SQL"] == pytest.approx(found["miss p50"] / found["SQL p50"])
+        assert found["SQL p50"] > found["page p50"] > 0
+        assert found["ordinary to miss"] == pytest.approx(found["ordinary p50"] / found["miss p50"])
+    assert figures(beside_peer) or "needs" in beside_peer["notes"][0] or "installed" in beside_peer["notes"][0]
+
+
+@pytest.mark.long
 def test_ingest_tells_rates_and_memory_for_new_and_for_unchanged_records(tmp_path: Path) -> None:
     rows = figures(run_benchmark("ingest", tmp_path)["tables"][0])
     assert list(rows) == ["2 at a time, new", "2 at a time, unchanged", "one stream, new", "one stream, unchanged"]

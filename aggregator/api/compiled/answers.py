@@ -1,7 +1,8 @@
 """The root fields `search` and `query`: only what is selected of an answer is looked up, all of it at the same time.
 
-The ordinary way counts the files of every answer first. Here pages, facets and the like are read meanwhile, and nothing
-is counted that nobody wants to know. A new question is registered meanwhile, and before anything is told.
+The ordinary way counts the files of every answer first. Here pages, facets and the like are read meanwhile, nothing is
+counted that nobody wants to know, and no export is looked for. A new question is registered meanwhile, and before
+anything is told.
 """
 
 from typing import Any
@@ -103,6 +104,7 @@ class _Result:
             [(key, selection.write_field(kind, part)) for key, part in selected.items() if key not in of_answer]
         )
         self._needs_response = len(of_answer) < len(selected)
+        self._needs_export = any(name_of(part) == "export" for part in selected.values())
 
     async def tell(self, answer: Answer, prepare: Prepare, asking: Asking) -> dict[str, Any]:
         """Return what is selected of an answer."""
@@ -114,7 +116,7 @@ class _Result:
         return {key: first[key] if key in first else second[key] for key in self._keys}
 
     async def _tell_rest(self, answer: Answer, prepare: Prepare, asking: Asking) -> Any:
-        response = await asking.context.controller.respond(answer, prepare=prepare)
+        response = await asking.context.controller.respond(answer, prepare=prepare, looks_for_export=self._needs_export)
         if prepare is Prepare.AUTO and response.export is not None:
             # Whoever asks the same later relies on it too; when it has ended, asking begins it again.
             asking.context.footprint.rest_on_export(response.export.id, response.export, is_told=False)

@@ -107,7 +107,7 @@ class Planner:
             if root is None:
                 raise NotCompiledError("a schema without questions")
             return selection.write_object(root, selection.of_root(root))
-        except (NotCompiledError, GraphQLError) as error:
+        except (NotCompiledError, GraphQLError, RecursionError) as error:
             logger.debug("a document is not compiled: %s", error, extra={"action": "compile"})
             return None
 
