@@ -308,12 +308,17 @@ class CoreController:
         """
         if answer.is_past or answer.key in self._forwarded:
             return False
-        return await self.flights.here(("forward", answer.key), lambda: self._forward(answer))
+        return await self.flights.here(("forward", answer.key), lambda: self._forward_once(answer))
 
-    async def _forward(self, answer: Answer) -> bool:
+    async def _forward_once(self, answer: Answer) -> bool:
+        found = await self._forward(answer)
+        # Not before: parts that are wanted at the same time wait for it as well.
         self._forwarded[answer.key] = None
         if len(self._forwarded) > MAX_FORWARDED:
             self._forwarded.popitem(last=False)
+        return found
+
+    async def _forward(self, answer: Answer) -> bool:
         name = f"{answer.query.query_id}:{answer.rights}:{len(answer.revisions)}"
         kept = await self.cache.find_latest(name)
         latest = None if kept is None else _read_latest(kept)

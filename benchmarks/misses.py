@@ -276,7 +276,9 @@ class _Measuring:
         return percentile(whole, 0.5), percentile(pages, 0.5)
 
 
-_OPTIONS = "-c timezone=UTC -c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+_OPTIONS = (
+    "-c timezone=UTC -c jit=off -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off"
+)
 """Those of the connections over which the service reads pages: plans are kept."""
 
 
