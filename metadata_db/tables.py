@@ -226,6 +226,9 @@ SAMPLE_SHARE, IN_SAMPLE = 16, "fingerprint_low & 15 = 0"
 SAMPLE_SLOTS, SAMPLE_SLOT = 256, "(fingerprint_low >> 4) & 255"
 """Parts of the sample, for when all of it is too much."""
 
+SUMMED = ("time_over", "stratum_id", "size_bytes", "fingerprint_high", "fingerprint_low")
+"""What counts need of a file, beside where its time begins."""
+
 CONE_CELL = "(hpx >> 38)::int4"
 """Cell of a file, of the order that cones are looked up by."""
 
@@ -271,13 +274,22 @@ file = Table(
     Index("file_sha256_idx", "sha256", postgresql_using="hash", postgresql_where=text("sha256 is not null")),
     # What came since a revision.
     Index("file_facility_id_added_in_idx", "facility_id", "added_in"),
-    Index("file_sample_idx", "facility_id", text(SAMPLE_SLOT), "time_begin", postgresql_where=text(IN_SAMPLE)),
+    # Samples lie all over the table: what is summed of them, and the most usual conditions, are told by their indexes.
+    Index(
+        "file_sample_idx",
+        "facility_id",
+        text(SAMPLE_SLOT),
+        "time_begin",
+        postgresql_where=text(IN_SAMPLE),
+        postgresql_include=[*SUMMED, "energy_min_ev", "energy_max_ev"],
+    ),
     Index(
         "file_sample_hpx_idx",
         "hpx",
         text(SAMPLE_SLOT),
         "time_begin",
         postgresql_where=text(f"{IN_SAMPLE} and hpx is not null"),
+        postgresql_include=["facility_id", *SUMMED, "ra_deg", "dec_deg"],
     ),
     Index(
         "file_attributes_idx",

@@ -16,10 +16,13 @@ depends_on = None
 INDEXES = {
     "file_hpx_idx": "on file (((hpx >> 38)::int4), time_begin, hpx) where hpx is not null",
     "file_sample_idx": (
-        "on file (facility_id, (fingerprint_low >> 4 & 255), time_begin) where fingerprint_low & 15 = 0"
+        "on file (facility_id, (fingerprint_low >> 4 & 255), time_begin) include (time_over, stratum_id, size_bytes,"
+        " fingerprint_high, fingerprint_low, energy_min_ev, energy_max_ev) where fingerprint_low & 15 = 0"
     ),
     "file_sample_hpx_idx": (
-        "on file (hpx, (fingerprint_low >> 4 & 255), time_begin) where fingerprint_low & 15 = 0 and hpx is not null"
+        "on file (hpx, (fingerprint_low >> 4 & 255), time_begin) include (facility_id, time_over, stratum_id,"
+        " size_bytes, fingerprint_high, fingerprint_low, ra_deg, dec_deg)"
+        " where fingerprint_low & 15 = 0 and hpx is not null"
     ),
 }
 OLD_INDEXES = {
