@@ -108,7 +108,7 @@ class Settings:
         _number, "processes that read the lines of large batches; 0 reads them in the web process", default=2
     )
     counting_mb: int = _setting(
-        _count, "memory, in MB, for sums that one process keeps: 10 million files want some 150", default=320
+        _count, "memory, in MB, for sums that one process keeps: 10 million files want some 100", default=160
     )
     answer_ttl_s: int = _setting(_count, "active period: how long an unused answer is kept in Redis", default=86_400)
     answer_memory_bytes: int = _setting(

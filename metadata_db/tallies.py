@@ -39,7 +39,7 @@ from metadata_db.sums import (
     whole_bytes,
 )
 
-MEMORY_BYTES = 320_000_000
+MEMORY_BYTES = 160_000_000
 """Memory for sums. Those by stratum and day of 10 million generated files are 1.5 million and take 75 MB; those of a
 question about a season 1 MB."""
 

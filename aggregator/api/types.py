@@ -492,6 +492,11 @@ class ExportType:
         """Return where the archive is."""
         return f"/exports/{self.id}.zip" if self.export.state is ExportState.COMPLETED else None
 
+    @strawberry.field(description="Address of the whole as one TAR, relative to this site; null until it is complete.")
+    def tar_url(self) -> str | None:
+        """Return where the TAR is."""
+        return f"/exports/{self.id}.tar" if self.export.state is ExportState.COMPLETED else None
+
     @strawberry.field(description="Address of the manifest, relative to this site; null until it is complete.")
     def manifest_url(self) -> str | None:
         """Return where the manifest is."""
