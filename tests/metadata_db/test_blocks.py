@@ -69,14 +69,16 @@ class Watched(Database):
         self.n_reads = 0
         self.before_fetch: Any = None
 
-    async def read(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    async def read(
+        self, statement: str, values: Mapping[str, Any], *, is_stable: bool = False
+    ) -> list[tuple[Any, ...]]:
         self.n_reads += 1
         if "as wanted" in statement:
             if self.before_fetch is not None:
                 happens, self.before_fetch = self.before_fetch, None
                 await happens
             self.fetched += zip(values["facilities"], values["months"], strict=True)
-        return await super().read(statement, values)
+        return await super().read(statement, values, is_stable=is_stable)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ FOUND = Verification(query_id="0" * 32, files=6, bytes=60, missing=0, problems=(
 def problems(*, answered: int = 6, report: IngestReport = REPORT, found: Verification = FOUND) -> str:
     answer = Answer(
         query_id="0" * 32,
+        revision=1,
         canonical={},
         cached=False,
         checksum="",
