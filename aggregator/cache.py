@@ -138,13 +138,17 @@ class CacheManager:
 
     async def find_query_sha256(self, query_id: str) -> bytes | None:
         """Return the SHA-256 of the canonical form that is registered under `query_id`, None if unknown here."""
-        found = await self._try("hget", lambda: self._redis.hget(f"query:{query_id}", "sha256"), default=None)
+        found: bytes | None = await self._try(
+            "hget", lambda: self._client.call("HGET", f"query:{query_id}", "sha256"), default=None
+        )
         return None if found is None else bytes.fromhex(found.decode())
 
     async def put_query(self, query_id: str, filters: Mapping[str, object], *, sha256: bytes) -> None:
         """Register a query: one field per filter."""
-        fields = {f"filter.{name}": orjson.dumps(value) for name, value in filters.items()}
-        await self._write_hash(f"query:{query_id}", {**fields, "sha256": sha256.hex()}, self._answer_ttl_s)
+        key = f"query:{query_id}"
+        fields = [part for name, value in filters.items() for part in (f"filter.{name}", orjson.dumps(value))]
+        await self._write("HSET", key, *fields, "sha256", sha256.hex())
+        await self._write("EXPIRE", key, self._answer_ttl_s)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
