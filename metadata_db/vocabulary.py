@@ -35,8 +35,6 @@ class VocabularyStore:
         self._snapshot: Vocabulary | None = None
         self._read_at = -math.inf
         self._changed_at = -math.inf
-        self.changes = 0
-        """How often this process has changed it."""
 
     async def get(self) -> Vocabulary:
         """Return the vocabulary as it was at most a second ago, with all that this process has put."""
@@ -119,7 +117,6 @@ class VocabularyStore:
     def _forget(self) -> None:
         self._snapshot = None
         self._changed_at = time.monotonic()
-        self.changes += 1
 
 
 _INDEXED = """

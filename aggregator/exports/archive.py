@@ -71,6 +71,7 @@ class Archive:
             raise ArchiveError(str(error)) from error
 
     def _iter_pieces(self, manifest: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to before `stop`; each format lays them out in its own way."""
         raise NotImplementedError
 
 
